@@ -1,0 +1,41 @@
+"""Checks of arguments, with errors that name the argument, its value and what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Real
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def check_fraction(argument: str, value: object) -> float:
+    """A number in [0, 1] as a float.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: outside [0, 1], or NaN.
+
+    Example:
+        >>> check_fraction("p_prune", 1.5)
+        Traceback (most recent call last):
+        ValueError: p_prune must be in [0, 1], got 1.5
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{argument} must be a number in [0, 1], got {value!r}")
+    number = float(value)
+    if math.isnan(number) or not 0 <= number <= 1:
+        raise ValueError(f"{argument} must be in [0, 1], got {value!r}")
+    return number
+
+
+def choose(argument: str, value: object, table: Mapping[str, T]) -> T:
+    """The entry of this name.
+
+    Raises:
+        ValueError: no such name; the message lists them all.
+    """
+    if not isinstance(value, str) or value not in table:
+        raise ValueError(f"{argument} must be one of {', '.join(table)}; got {value!r}")
+    return table[value]

@@ -1,0 +1,270 @@
+"""What does it cost?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, product
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunus.application import PASSES, apply_masks, unpruned
+from prunus.arguments import check_fraction, choose
+from prunus.criteria import CRITERIA
+from prunus.granularity import GRANULARITIES, NORMS
+from prunus.masks import Masks
+from prunus.pruning import Ranking, rank
+from prunus.selection import SCOPES
+from prunus.weights import Layers, Patterns
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Result:
+    """Counts over a labelled data set, and the mean cross-entropy."""
+
+    correct: int
+    correct5: int
+    images: int
+    loss: float
+
+    @property
+    def top1(self) -> float:
+        """Percent of images whose label is the highest-scored class."""
+        return 100 * self.correct / self.images
+
+    @property
+    def top5(self) -> float:
+        """Percent of images whose label is among the five highest-scored classes."""
+        return 100 * self.correct5 / self.images
+
+
+def evaluate(
+    model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], amp: torch.dtype | None = None
+) -> Result:
+    """Classify every image of `loader`, in eval mode, without gradients.
+
+    Args:
+        model: from images (batch, ...) to logits (batch, classes).
+        loader: (images, labels) batches, moved to the device of the model; labels are class indices.
+        amp: run under autocast in this dtype; default off.
+
+    Returns:
+        `.top1` and `.top5` in percent, `.correct`, `.correct5`, `.images` counts, mean `.loss`.
+
+    Raises:
+        ValueError: no images, or a label that is no class of the model.
+
+    Example:
+        >>> import prunus
+        >>> images, labels = torch.eye(4), torch.tensor([0, 1, 2, 0])
+        >>> prunus.evaluate(nn.Identity(), [(images, labels)]).top1
+        75.0
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    modes = {module: module.training for module in model.modules()}
+    correct = correct5 = images = 0
+    loss = 0.0
+    try:
+        model.eval()
+        with torch.no_grad(), torch.autocast(device.type, amp, enabled=amp is not None):
+            for inputs, labels in loader:
+                logits = model(inputs.to(device, non_blocking=True)).float()
+                labels = labels.to(device, non_blocking=True)
+                _check_labels(labels, logits)
+                hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+                correct += int(hits[:, 0].sum())
+                correct5 += int(hits.sum())
+                images += len(labels)
+                loss += F.cross_entropy(logits, labels, reduction="sum").item()
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if not images:
+        raise ValueError("loader is empty: expected at least one batch of (images, labels)")
+    return Result(correct, correct5, images, loss / images)
+
+
+def _check_labels(labels: Tensor, logits: Tensor) -> None:
+    if logits.dim() != 2:
+        raise ValueError(f"model must give logits (batch, classes), got shape {tuple(logits.shape)}")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, "
+            f"but the model has {logits.shape[1]} classes"
+        )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to prune."""
+
+    p_prune: float
+    p_bern: float = 1.0
+    granularity: str = "weight"
+    criterion: str = "magnitude"
+    scope: str = "global"
+    norm: str = "l1"
+    passes: str = "both"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fraction("p_prune", self.p_prune)
+        check_fraction("p_bern", self.p_bern)
+        choose("granularity", self.granularity, GRANULARITIES)
+        choose("criterion", self.criterion, CRITERIA)
+        choose("scope", self.scope, SCOPES)
+        choose("norm", self.norm, NORMS)
+        choose("passes", self.passes, PASSES)
+
+    @property
+    def ranked_by(self) -> tuple[str, str, str, str, int]:
+        """Settings that agree in this share one ranking."""
+        return (self.granularity, self.criterion, self.scope, self.norm, self.seed)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one setting costs, and the (pruned, all) weights of every layer."""
+
+    setting: Setting
+    result: Result
+    layers: dict[str, tuple[int, int]]
+
+    @property
+    def pruned(self) -> int:
+        """Number of pruned weights."""
+        return sum(pruned for pruned, _ in self.layers.values())
+
+    @property
+    def weights(self) -> int:
+        """Number of prunable weights."""
+        return sum(weights for _, weights in self.layers.values())
+
+    @property
+    def pruned_fraction(self) -> float:
+        """`pruned / weights`."""
+        return self.pruned / self.weights
+
+
+def grid(
+    p_prune: Sequence[float] | float,
+    p_bern: Sequence[float] | float = 1.0,
+    granularity: Sequence[str] | str = "weight",
+    criterion: Sequence[str] | str = "magnitude",
+    scope: Sequence[str] | str = "global",
+    norm: str = "l1",
+    passes: str = "both",
+    seeds: Sequence[int] | int = 0,
+) -> list[Setting]:
+    """Every combination; each argument is one value or several."""
+    rankings = product(_several(granularity), _several(criterion), _several(scope), _several(seeds))
+    return [
+        Setting(p, bern, piece, how, where, norm, passes, seed)
+        for piece, how, where, seed in rankings
+        for bern in _several(p_bern)
+        for p in _several(p_prune)
+    ]
+
+
+def _several(value: Sequence[T] | T) -> Sequence[T]:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return value
+    return [value]  # type: ignore[list-item]
+
+
+def measure(
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    settings: Iterable[Setting],
+    *,
+    layers: Layers = (nn.Conv2d,),
+    include: Patterns | None = None,
+    exclude: Patterns = (),
+    amp: torch.dtype | None = None,
+) -> Iterator[Point]:
+    """Measure settings one by one. Neighbours that rank alike are ranked once.
+
+    The model is pruned only while a point is being made, never when one is handed out.
+    """
+    for _, alike in groupby(settings, lambda setting: setting.ranked_by):
+        batch = list(alike)
+        first, generator = batch[0], torch.Generator().manual_seed(batch[0].seed)
+        ranking = rank(
+            model,
+            criterion=first.criterion,
+            granularity=first.granularity,
+            scope=first.scope,
+            norm=first.norm,
+            layers=layers,
+            include=include,
+            exclude=exclude,
+            generator=generator,
+        )
+        ranked = generator.get_state()
+        for setting, masks in _masks(ranking, batch, generator, ranked):
+            with unpruned(model):
+                apply_masks(model, masks, setting.passes)
+                result = evaluate(model, loader, amp)
+            yield Point(setting, result, masks.counts)
+
+
+def _masks(
+    ranking: Ranking, settings: Sequence[Setting], generator: torch.Generator, state: Tensor
+) -> Iterator[tuple[Setting, Masks]]:
+    cuts = ranking.candidates([setting.p_prune for setting in settings])
+    for setting, candidates in zip(settings, cuts, strict=True):
+        generator.set_state(state)  # as `prune` with this seed would draw, whatever came before
+        yield setting, candidates.draw(setting.p_bern, generator)
+
+
+def sweep(
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    *,
+    p_prune: Sequence[float] | float,
+    p_bern: Sequence[float] | float = 1.0,
+    granularity: Sequence[str] | str = "weight",
+    criterion: Sequence[str] | str = "magnitude",
+    scope: Sequence[str] | str = "global",
+    norm: str = "l1",
+    passes: str = "both",
+    seeds: Sequence[int] | int = 0,
+    layers: Layers = (nn.Conv2d,),
+    include: Patterns | None = None,
+    exclude: Patterns = (),
+    amp: torch.dtype | None = None,
+) -> list[Point]:
+    """Accuracy at every combination of the given values; the model is left as it was.
+
+    The point of a seed is that of `prunus.prune(..., generator=torch.Generator().manual_seed(seed))`.
+
+    Args:
+        model: from images to logits; of a pruned one, the original weights are pruned.
+        loader: (images, labels) batches, read once for every point.
+        p_prune: one fraction in [0, 1] or several; likewise `p_bern`.
+        granularity: one name or several; likewise `criterion`, `scope` and `seeds`. See `prunus.rank`.
+        norm: see `prunus.rank`; likewise `layers`, `include`, `exclude`.
+        passes: "both", "backward" or "forward".
+        amp: run under autocast in this dtype; default off.
+
+    Returns:
+        Points in the order granularity, criterion, scope, seed, p_bern, p_prune: `.setting`,
+        `.result` (see `evaluate`), `.pruned_fraction`, `.layers`.
+
+    Raises:
+        ValueError: as `prunus.rank` and `evaluate` do.
+
+    Example:
+        >>> import prunus
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten())
+        >>> data = [(torch.rand(2, 1, 3, 3), torch.tensor([0, 1]))]
+        >>> [point.pruned for point in prunus.sweep(net, data, p_prune=(0, 0.25, 0.5))]
+        [0, 9, 18]
+    """
+    settings = grid(p_prune, p_bern, granularity, criterion, scope, norm, passes, seeds)
+    return list(measure(model, loader, settings, layers=layers, include=include, exclude=exclude, amp=amp))

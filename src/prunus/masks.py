@@ -1,0 +1,169 @@
+"""Which candidates fall?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from prunus.files import whole_file
+from prunus.granularity import Grouping
+
+FORMAT = {"format": "prunus.masks/1"}
+
+
+class Masks(Mapping[str, Tensor]):
+    """Boolean tensors by weight name, each of its weight's shape; True = keep.
+
+    Args:
+        masks: name to boolean tensor.
+
+    Raises:
+        TypeError: a mask is not a boolean tensor.
+
+    Example:
+        >>> a = Masks({"weight": torch.tensor([[True, False], [True, True]])})
+        >>> b = Masks({"weight": torch.tensor([[False, False], [True, True]])})
+        >>> a.sparsity, (a & b).sparsity, (a | b).sparsity
+        (0.25, 0.5, 0.25)
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        for name, mask in masks.items():
+            if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
+                kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+                raise TypeError(f"mask of {name!r} must be a torch.bool tensor, got {kind}")
+        self._masks = dict(masks)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._masks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __repr__(self) -> str:
+        return f"Masks({len(self)} weights, {self.pruned:,} of {self.total:,} pruned)"
+
+    @property
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """(pruned, all) weights of every tensor."""
+        return {name: (int((~mask).sum()), mask.numel()) for name, mask in self.items()}
+
+    @property
+    def pruned(self) -> int:
+        """Number of pruned weights."""
+        return sum(pruned for pruned, _ in self.counts.values())
+
+    @property
+    def total(self) -> int:
+        """Number of weights the masks cover."""
+        return sum(mask.numel() for mask in self.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Pruned fraction, `pruned / total`."""
+        return self.pruned / self.total if self.total else 0.0
+
+    def __and__(self, other: Masks) -> Masks:
+        """Keep what both keep.
+
+        Raises:
+            ValueError: the two cover other weights or shapes.
+        """
+        return self._combine(other, torch.logical_and)
+
+    def __or__(self, other: Masks) -> Masks:
+        """Keep what either keeps.
+
+        Raises:
+            ValueError: the two cover other weights or shapes.
+        """
+        return self._combine(other, torch.logical_or)
+
+    def _combine(self, other: Masks, rule: Callable[[Tensor, Tensor], Tensor]) -> Masks:
+        if not isinstance(other, Masks):
+            return NotImplemented
+        check_same_weights(self, {name: mask.shape for name, mask in other.items()}, whole=True)
+        return Masks({name: rule(mask, other[name].to(mask.device)) for name, mask in self.items()})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, whole or not at all."""
+        tensors = {name: mask.cpu().contiguous() for name, mask in self.items()}
+        with whole_file(path) as temporary:
+            save_file(tensors, temporary, metadata=FORMAT)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Masks:
+        """Read masks that `save` wrote, onto the CPU.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a safetensors file of boolean tensors, or a truncated one.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no masks file {os.fspath(path)!r}")
+        try:
+            return cls(load_file(path))
+        except (SafetensorError, TypeError) as error:
+            raise ValueError(f"{os.fspath(path)!r} is not a file of masks: {error}") from error
+
+
+def check_same_weights(masks: Masks, shapes: Mapping[str, torch.Size], whole: bool = False) -> None:
+    """Refuse masks that do not fit weights of these names and shapes.
+
+    Raises:
+        ValueError: names the first mask that fits no weight (or, if `whole`, the reverse).
+    """
+    for name, mask in masks.items():
+        if name not in shapes:
+            raise ValueError(f"masks belong to another network: it has no weight {name!r}")
+        if mask.shape != shapes[name]:
+            raise ValueError(
+                f"masks belong to another network: mask of {name!r} has shape {tuple(mask.shape)}, "
+                f"its weight {tuple(shapes[name])}"
+            )
+    if whole and (missing := shapes.keys() - masks.keys()):
+        raise ValueError(f"masks belong to different weights: no mask for {min(missing)!r}")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The lowest-scored groups of a network: what a draw may prune.
+
+    Args:
+        chosen: by weight name, one boolean a group, True = candidate.
+        groupings: by weight name, how its tensor falls into groups.
+        devices: by weight name, where its mask is wanted.
+    """
+
+    chosen: Mapping[str, Tensor]
+    groupings: Mapping[str, Grouping]
+    devices: Mapping[str, torch.device]
+
+    def draw(self, p_bern: float = 1.0, generator: torch.Generator | None = None) -> Masks:
+        """Prune every candidate with chance `p_bern`, independently; no random number is used at 0 or 1."""
+        masks = {}
+        for name, chosen in self.chosen.items():
+            kept = ~_fallen(chosen, p_bern, generator)
+            masks[name] = self.groupings[name].expand(kept.to(self.devices[name]))
+        return Masks(masks)
+
+
+def _fallen(chosen: Tensor, p_bern: float, generator: torch.Generator | None) -> Tensor:
+    if p_bern == 1:
+        return chosen
+    fallen = torch.zeros_like(chosen)
+    if p_bern > 0:
+        device = generator.device if generator else "cpu"
+        draws = torch.empty(int(chosen.sum()), dtype=torch.bool, device=device)
+        fallen[chosen] = draws.bernoulli_(p_bern, generator=generator).to(chosen.device)
+    return fallen
