@@ -74,6 +74,8 @@ CRITERIA: dict[str, Criterion] = {
     "taylor": taylor,
 }
 
+GRADIENT_CRITERIA = ("gradient", "taylor")
+
 
 def fill_gradients(
     model: nn.Module,

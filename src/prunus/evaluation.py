@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, product
-from typing import TypeVar
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,6 @@ from prunus.masks import Masks
 from prunus.pruning import Ranking, rank
 from prunus.selection import SCOPES
 from prunus.weights import Layers, Patterns
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -162,19 +160,19 @@ def grid(
     seeds: Sequence[int] | int = 0,
 ) -> list[Setting]:
     """Every combination; each argument is one value or several."""
-    rankings = product(_several(granularity), _several(criterion), _several(scope), _several(seeds))
     return [
         Setting(p, bern, piece, how, where, norm, passes, seed)
-        for piece, how, where, seed in rankings
+        for piece in _several(granularity)
+        for how in _several(criterion)
+        for where in _several(scope)
+        for seed in _several(seeds)
         for bern in _several(p_bern)
         for p in _several(p_prune)
     ]
 
 
-def _several(value: Sequence[T] | T) -> Sequence[T]:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return value
-    return [value]  # type: ignore[list-item]
+def _several(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
 
 
 def measure(

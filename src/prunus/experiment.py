@@ -1,0 +1,124 @@
+"""Networks at settings on images, point by point, into a results folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from prunus.criteria import GRADIENT_CRITERIA, fill_gradients
+from prunus.data import Batch, Images, Source, open_images
+from prunus.evaluation import Setting, measure
+from prunus.networks import Network
+from prunus.report import ResultsFolder, Row
+from prunus.weights import Layers, Patterns
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What to measure, and how; see `prunus.sweep` for the fields it shares."""
+
+    networks: Sequence[Network]
+    settings: Sequence[Setting]
+    source: Source
+    device: torch.device
+    amp: torch.dtype | None = None
+    layers: Layers = "all"
+    include: Patterns | None = None
+    exclude: Patterns = ()
+
+    def run(self, output: Path | None, record: Mapping[str, Any]) -> list[Row]:
+        """Measure every point; with an output folder, every point that it does not hold yet.
+
+        Args:
+            output: results folder, made if missing; each point is on disk as soon as it is measured.
+            record: the settings in words, by which the folder knows that they are the same.
+        """
+        fingerprints = {network.name: network.fingerprint for network in self.networks}
+        folder = ResultsFolder(output, {**record, "networks": fingerprints}) if output else None
+        rows = list(folder.rows) if folder else []
+        with Monitor(len(self.networks) * len(self.settings), len(rows)) as monitor:
+            for network in self.networks:
+                left = [s for s in self.settings if not (folder and folder.holds(network.name, s))]
+                for row in self._rows(network, left, monitor) if left else ():
+                    rows.append(row)
+                    if folder:
+                        folder.add(row)
+                    monitor.done(row)
+        if folder:
+            folder.draw()
+        return rows
+
+    def _rows(self, network: Network, settings: Sequence[Setting], monitor: Monitor) -> Iterator[Row]:
+        images = open_images(network, self.source)
+        network.model.to(self.device)
+        if any(setting.criterion in GRADIENT_CRITERIA for setting in settings):
+            calibration = open_images(network, self.source, train=True)
+            fill_gradients(network.model, monitor.watch(calibration))
+        points = measure(
+            network.model,
+            monitor.watch(images),
+            settings,
+            layers=self.layers,
+            include=self.include,
+            exclude=self.exclude,
+            amp=self.amp,
+        )
+        for point in points:
+            yield Row(network.name, point)
+        network.model.cpu()
+        for bad in images.bad:
+            print(f"skipped unreadable image {bad}", file=sys.stderr)
+        if images.bad:
+            print(f"{network.name}: {len(images.bad)} unreadable images skipped", file=sys.stderr)
+
+
+class Monitor:
+    """Progress on standard error: bars on a terminal, elsewhere one line a point."""
+
+    def __init__(self, points: int, done: int) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.points = self.bars.add_task("points", total=points, completed=done)
+        self.images = self.bars.add_task("images", total=None)
+
+    def __enter__(self) -> Monitor:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+    def watch(self, images: Images) -> Watched:
+        """The same images, seen passing."""
+        return Watched(images, self)
+
+    def done(self, row: Row) -> None:
+        """One more point."""
+        self.bars.advance(self.points)
+        if self.bars.disable:
+            setting, result = row.point.setting, row.point.result
+            line = f"{row.network} {setting.granularity} p_prune {setting.p_prune:g}: {result.top1:.2f}%"
+            print(line, file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Images whose passing moves a progress bar."""
+
+    images: Images
+    monitor: Monitor
+
+    def __iter__(self) -> Iterator[Batch]:
+        bars, task = self.monitor.bars, self.monitor.images
+        bars.reset(task, total=len(self.images))
+        for batch in self.images:
+            yield batch
+            bars.advance(task, len(batch[1]))

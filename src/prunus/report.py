@@ -1,0 +1,269 @@
+"""What should a person look at? Tables, CSV, JSON and pictures; and results that outlive a crash."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from prunus.evaluation import Point, Result, Setting
+from prunus.files import whole_file
+from prunus.masks import Masks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLUMNS = (
+    "network",
+    "granularity",
+    "p_prune",
+    "p_bern",
+    "pruned_fraction",
+    "acc1",
+    "acc5",
+    "loss",
+    "correct",
+    "images",
+    "correct5",
+    "pruned",
+    "weights",
+    "criterion",
+    "scope",
+    "norm",
+    "passes",
+    "seed",
+)
+VARIED = ("granularity", "criterion", "scope", "p_bern")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One point of one network."""
+
+    network: str
+    point: Point
+
+    def cells(self) -> dict[str, Any]:
+        """Every column by name."""
+        point, result = self.point, self.point.result
+        values = {
+            "network": self.network,
+            "pruned_fraction": round(point.pruned_fraction, 6),
+            "acc1": round(result.top1, 4),
+            "acc5": round(result.top5, 4),
+            "pruned": point.pruned,
+            "weights": point.weights,
+            **asdict(result),
+            **asdict(point.setting),
+        }
+        return {column: values[column] for column in COLUMNS}
+
+
+class ResultsFolder:
+    """The points measured so far, on disk after each one.
+
+    Args:
+        path: a folder, made if missing.
+        settings: all that decides the results; a folder holds those of one set of settings.
+
+    Raises:
+        ValueError: the folder holds results of other settings, or none that can be read.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        # As JSON gives it back, so that it compares equal
+        self.settings = json.loads(json.dumps({**settings, "versions": versions()}))
+        self.rows: list[Row] = []
+        if self._json.exists():
+            self.rows = self._read()
+        path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def _json(self) -> Path:
+        return self.path / "results.json"
+
+    def _read(self) -> list[Row]:
+        try:
+            stored = json.loads(self._json.read_text())
+            before, points = stored["settings"], stored["points"]
+            rows = [_row(point) for point in points]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self._json} is not a results file of prunus: {error!r}") from error
+        for key in sorted({*before, *self.settings}):
+            if before.get(key) != self.settings.get(key):
+                raise ValueError(
+                    f"{self.path} holds results of other settings: {key} was {before.get(key)!r}, "
+                    f"now {self.settings.get(key)!r}; choose another folder with -o"
+                )
+        return rows
+
+    def holds(self, network: str, setting: Setting) -> bool:
+        """Whether this point has been measured."""
+        return any(row.network == network and row.point.setting == setting for row in self.rows)
+
+    def add(self, row: Row) -> None:
+        """Keep one more point: JSON and CSV are on disk when this returns."""
+        self.rows.append(row)
+        points = [{**row.cells(), "layers": row.point.layers} for row in self.rows]
+        with whole_file(self._json) as temporary:
+            temporary.write_text(json.dumps({"settings": self.settings, "points": points}, indent=1))
+        with whole_file(self.path / "results.csv") as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(row.cells() for row in self.rows)
+
+    def draw(self) -> None:
+        """Write the pictures of all points, curve and layers, as PNG and SVG."""
+        for name, figure in {"curve": curve(self.rows), "layers": layers(self.rows)}.items():
+            for suffix in ("png", "svg"):
+                with whole_file(self.path / f"{name}.{suffix}") as temporary:
+                    figure.savefig(temporary, dpi=150)
+
+
+def _row(cells: Mapping[str, Any]) -> Row:
+    result = Result(**{name: cells[name] for name in Result.__dataclass_fields__})
+    setting = Setting(**{name: cells[name] for name in Setting.__dataclass_fields__})
+    layers = {name: (pruned, weights) for name, (pruned, weights) in cells["layers"].items()}
+    return Row(cells["network"], Point(setting, result, layers))
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "prunus": version("prunus")}
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Network, p_prune, pruned fraction, acc@1, acc@5, loss, and whatever else varies."""
+    extra = varied(rows)
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    made.add_column("network", no_wrap=True)
+    for name in (*extra, "p_prune", "pruned", "acc@1", "acc@5", "loss"):
+        made.add_column(name, justify="left" if name in extra else "right", no_wrap=True)
+    for row in rows:
+        cells = row.cells()
+        made.add_row(
+            row.network,
+            *(str(cells[name]) for name in extra),
+            f"{cells['p_prune']:g}",
+            f"{cells['pruned_fraction']:.4f}",
+            f"{cells['acc1']:.2f}",
+            f"{cells['acc5']:.2f}",
+            f"{cells['loss']:.4f}",
+        )
+    return made
+
+
+def mask_table(title: str, masks: Masks) -> Table:
+    """Shape, weights, pruned count and fraction of every layer, and of all."""
+    made = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    made.add_column("layer", no_wrap=True)
+    for column in ("shape", "weights", "pruned", "fraction"):
+        made.add_column(column, justify="right", no_wrap=True)
+    for name, (pruned, weights) in masks.counts.items():
+        shape = " x ".join(map(str, masks[name].shape))
+        layer = name.removesuffix(".weight")
+        made.add_row(layer, shape, f"{weights:,}", f"{pruned:,}", f"{pruned / weights:.4f}")
+    made.add_section()
+    made.add_row(f"{len(masks)} layers", "", f"{masks.total:,}", f"{masks.pruned:,}", f"{masks.sparsity:.4f}")
+    return made
+
+
+def varied(rows: Sequence[Row]) -> list[str]:
+    """The settings, besides the ratio, in which the rows differ."""
+    names = (*VARIED, "seed")
+    return [name for name in names if len({row.cells()[name] for row in rows}) > 1]
+
+
+def _curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[str], list[Row]]]:
+    """Rows that differ in ratio and seed alone: network, what sets them apart, and the rows."""
+    apart = [name for name in varied(rows) if name != "seed"]
+    curves: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        cells = row.cells()
+        curves.setdefault((row.network, *(f"{cells[name]}" for name in apart)), []).append(row)
+    for (network, *values), members in curves.items():
+        names = [
+            f"p_bern {value}" if name == "p_bern" else value
+            for name, value in zip(apart, values, strict=True)
+        ]
+        yield network, names, members
+
+
+def curve(rows: Sequence[Row]) -> Figure:
+    """Top-1 accuracy against the pruned fraction: a colour a network, a line style a way to prune.
+
+    Several seeds give the mean, and a band from the lowest to the highest.
+    """
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axes = figure.subplots()
+    networks = list(dict.fromkeys(row.network for row in rows))
+    ways = list(dict.fromkeys(" ".join(names) for _, names, _ in _curves(rows)))
+    styles = ("-", "--", ":", "-.")
+    for network, names, members in _curves(rows):
+        way = ways.index(" ".join(names))
+        _draw_curve(
+            axes,
+            members,
+            label=" · ".join((network, *names)),
+            color=f"C{networks.index(network) % 10}",
+            linestyle=styles[way % 4],
+            marker="os^Dv*"[way % 6],
+        )
+    axes.set_xlabel("pruned weights (%)")
+    axes.set_ylabel("top-1 accuracy (%)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _draw_curve(axes: Axes, rows: Sequence[Row], **style: Any) -> None:
+    by_ratio: dict[float, list[Row]] = {}
+    for row in rows:
+        by_ratio.setdefault(row.point.setting.p_prune, []).append(row)
+    ratios = sorted(by_ratio)
+    tops = [[row.point.result.top1 for row in by_ratio[p]] for p in ratios]
+    means = [sum(top) / len(top) for top in tops]
+    pruned = [100 * sum(row.point.pruned_fraction for row in by_ratio[p]) / len(by_ratio[p]) for p in ratios]
+    axes.plot(pruned, means, markersize=4, **style)
+    if any(len(top) > 1 for top in tops):
+        axes.fill_between(pruned, list(map(min, tops)), list(map(max, tops)), color=style["color"], alpha=0.2)
+
+
+def layers(rows: Sequence[Row]) -> Figure:
+    """Pruned fraction of every layer at every ratio (of the first seed): one panel a curve."""
+    panels = list(_curves(rows))
+    columns = min(len(panels), 4)
+    lines = -(-len(panels) // columns)
+    tallest = max(len(members[0].point.layers) for _, _, members in panels)
+    figure = Figure(
+        figsize=(1 + 3.4 * columns, (1.2 + min(0.14 * tallest + 0.6, 9)) * lines), layout="constrained"
+    )
+    grid = figure.subplots(lines, columns, squeeze=False)
+    image = None
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, (network, names, members) in zip(grid.flat, panels, strict=False):
+        first = [row.point for row in members if row.point.setting.seed == members[0].point.setting.seed]
+        fractions = [[pruned / weights for pruned, weights in point.layers.values()] for point in first]
+        axes.set_axis_on()
+        image = axes.imshow(torch.tensor(fractions).T, vmin=0, vmax=1, aspect="auto", cmap="viridis")
+        axes.set_title(" · ".join((network, *names)), fontsize=9)
+        axes.set_xticks(range(len(first)), [f"{point.setting.p_prune:g}" for point in first], fontsize=7)
+        axes.set_xlabel("p_prune", fontsize=8)
+        labels = [name.removesuffix(".weight") for name in first[0].layers]
+        axes.set_yticks(range(len(labels)), labels, fontsize=max(2.5, min(7, 400 / len(labels))))
+    if image is not None:
+        figure.colorbar(image, ax=grid, label="pruned fraction of the layer", shrink=0.8)
+    return figure
