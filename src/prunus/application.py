@@ -53,7 +53,8 @@ class PrunedWeight:
         self.layers, self.parameter, self.passes = weight.owners, weight.parameter, passes
         self.gradient_hook: RemovableHandle | None = None
         self.handles: list[RemovableHandle] = []
-        self.version: int | None = self.parameter._version
+        self.version: int | None = self.parameter._version  # after our last write; None: unknown
+        self.trained = False  # whether somebody else has written since the mask was set
         original = self.parameter.detach().clone() if passes.forward else None
         for layer in self.layers:
             layer.register_buffer("weight_mask", mask, persistent=False)
@@ -74,7 +75,7 @@ class PrunedWeight:
         if not self.passes.forward:
             return self.parameter.detach()
         kept = self.layers[0].get_buffer("weight_orig")
-        if self.version == self.parameter._version:
+        if self.version == self.parameter._version and not self.trained:
             return kept
         return torch.where(self.mask, self.parameter.detach(), kept)
 
@@ -86,7 +87,7 @@ class PrunedWeight:
             with torch.no_grad():
                 zero = original.new_zeros(())
                 torch.where(mask, original, zero, out=self.parameter)
-            self.version = self.parameter._version
+            self.version, self.trained = self.parameter._version, False
         for layer in self.layers:
             layer.weight_mask = mask
             if self.passes.forward:
@@ -100,7 +101,7 @@ class PrunedWeight:
         if self.version != self.parameter._version:
             # Through .data, so that an earlier use in the same graph stays valid.
             self.parameter.data.masked_fill_(~self.mask, 0)
-            self.version = self.parameter._version
+            self.version, self.trained = self.parameter._version, True
 
     def _mask_gradient(self) -> None:
         # Repeated in the pre-hook, because copies lose the hooks of tensors.

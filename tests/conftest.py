@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Pretrained networks, images and reference results, where this checkout has them beside it."""
+    if not (SHARED / "reference").is_dir():
+        pytest.skip("no shared folder with reference results beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def cifar_folder(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tarfile
+
+    folder = tmp_path_factory.mktemp("data")
+    with tarfile.open(shared / "data" / "cifar10-val-5000.tar") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "cifar10"
+
+
+def import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def layer_zoo() -> list[nn.Module]:
+    """One of every kind of layer that can be pruned."""
+    return [
+        nn.Conv1d(4, 6, 3),
+        nn.Conv2d(4, 6, 3, bias=False),
+        nn.Conv2d(4, 6, 1),
+        nn.Conv2d(4, 8, 3, groups=2),
+        nn.Conv2d(4, 4, 3, groups=4),
+        nn.Conv3d(2, 4, (1, 2, 3)),
+        nn.ConvTranspose1d(4, 6, 3),
+        nn.ConvTranspose2d(4, 6, 3, groups=2),
+        nn.ConvTranspose3d(2, 3, 2, bias=False),
+        nn.Linear(5, 7),
+    ]
+
+
+def layer_name(layer: nn.Module) -> str:
+    return f"{type(layer).__name__}{tuple(layer.get_parameter('weight').shape)}g{getattr(layer, 'groups', 1)}"
+
+
+def small_net() -> nn.Sequential:
+    """Biased and strided convolutions, batch norm and a head; deterministic."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 12, 3, stride=2, bias=False),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(12, 10),
+        )

@@ -1,0 +1,446 @@
+"""How masks reach the computation: which values each pass sees, and that all of it can be undone."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import pickle
+import threading
+import weakref
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+import prunus
+from tests.conftest import layer_name, layer_zoo, small_net
+
+PASSES = ("both", "backward", "forward")
+
+
+def inputs_for(layer: nn.Module) -> Tensor:
+    weight = layer.get_parameter("weight")
+    if isinstance(layer, nn.Linear):
+        return torch.randn(3, weight.shape[1], dtype=weight.dtype)
+    return torch.randn(2, layer.in_channels, *[6] * (weight.dim() - 2), dtype=weight.dtype)  # type: ignore[arg-type]
+
+
+def run(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Output, and gradient of its weighted sum with respect to the input."""
+    x = x.clone().requires_grad_()
+    y = model(x)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+    [grad] = torch.autograd.grad((y * weights).sum(), x)
+    return y.detach(), grad
+
+
+def expected(layer: nn.Module, mask: Tensor, passes: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    """One layer: the output of one set of values, the gradient of another."""
+    pruned = copy.deepcopy(layer)
+    with torch.no_grad():
+        pruned.get_parameter("weight").mul_(mask)
+    return run(layer if passes == "backward" else pruned, x)[0], run(layer if passes == "forward" else pruned, x)[1]
+
+
+@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("layer", layer_zoo(), ids=layer_name)
+def test_each_pass_sees_its_values(layer: nn.Module, passes: str, frozen: bool) -> None:
+    layer = copy.deepcopy(layer).requires_grad_(not frozen)
+    original, x = copy.deepcopy(layer), inputs_for(layer)
+    with prunus.prune(layer, 0.5, passes=passes, layers="all") as pruning:
+        output, grad = run(layer, x)
+        wanted_output, wanted_grad = expected(original, pruning.masks["weight"], passes, x)
+    assert torch.equal(output, wanted_output)
+    torch.testing.assert_close(grad, wanted_grad)
+    assert not torch.allclose(expected(original, pruning.masks["weight"], "both", x)[0], run(original, x)[0])
+
+
+@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_dtypes(passes: str, dtype: torch.dtype) -> None:
+    layer = nn.Conv2d(4, 6, 3).to(dtype)
+    original, x = copy.deepcopy(layer), inputs_for(layer)
+    with prunus.prune(layer, 0.3, passes=passes) as pruning:
+        assert pruning.masks.pruned == int(0.3 * 6 * 4 * 9)
+        output, grad = run(layer, x)
+        wanted_output, wanted_grad = expected(original, pruning.masks["weight"], passes, x)
+    assert torch.equal(output, wanted_output)
+    torch.testing.assert_close(grad, wanted_grad)
+    assert torch.equal(layer.weight, original.weight)
+
+
+def straight_through(value: Tensor, route: Tensor) -> Tensor:
+    return value.detach() + (route - route.detach())
+
+
+class Standardised(nn.Conv2d):
+    """A forward of its own that never hands the weight itself to autograd."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias)
+
+
+class Padded(nn.Conv2d):
+    """A forward of its own that uses the weight as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(F.pad(x, (1, 0, 1, 0)), self.weight, self.bias)
+
+
+@pytest.mark.parametrize("kind", [Standardised, Padded])
+@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_subclasses_with_a_forward_of_their_own(kind: type[nn.Conv2d], passes: str, frozen: bool) -> None:
+    layer = kind(4, 6, 3).requires_grad_(not frozen)
+    original, x = copy.deepcopy(layer), inputs_for(layer)
+    with prunus.prune(layer, 0.5, passes=passes) as pruning:
+        output, grad = run(layer, x)
+        wanted_output, wanted_grad = expected(original, pruning.masks["weight"], passes, x)
+    assert torch.equal(output, wanted_output)
+    torch.testing.assert_close(grad, wanted_grad)
+
+
+@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 6, 3), nn.Linear(5, 7)], ids=layer_name)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_under_autocast(layer: nn.Module, passes: str, frozen: bool) -> None:
+    layer = copy.deepcopy(layer).requires_grad_(not frozen)
+    original, x = copy.deepcopy(layer), inputs_for(layer)
+    with prunus.prune(layer, 0.5, passes=passes, layers="all") as pruning:
+        with torch.autocast("cpu", torch.bfloat16):
+            output, grad = run(layer, x)
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            wanted_output, wanted_grad = expected(original, pruning.masks["weight"], passes, x)
+    assert torch.equal(output, wanted_output)
+    torch.testing.assert_close(grad, wanted_grad)
+
+
+class Attention(nn.Module):
+    """Uses the weight of its `out_proj` without calling it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("passes", PASSES)
+def test_weights_that_a_parent_uses_without_calling_the_layer(passes: str) -> None:
+    model = Attention()
+    plain, x = copy.deepcopy(model), torch.randn(2, 5, 8)
+    pruned = copy.deepcopy(model)
+    with pytest.warns(UserWarning, match="only"):
+        pruning = prunus.prune(model, 0.5, passes=passes, layers=(nn.Linear,))
+    with torch.no_grad():
+        pruned.attention.out_proj.weight.mul_(pruning.masks["attention.out_proj.weight"])
+    assert torch.equal(run(model, x)[0], run(plain if passes == "backward" else pruned, x)[0])
+    torch.testing.assert_close(run(model, x)[1], run(plain if passes == "forward" else pruned, x)[1])
+    assert not torch.allclose(run(plain, x)[1], run(pruned, x)[1])
+
+
+class Twice(nn.Module):
+    """One layer used twice, and a second module that shares its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(self.first(x).tanh()).tanh())
+
+
+@pytest.mark.parametrize("passes", PASSES)
+def test_a_layer_used_twice_and_a_shared_weight(passes: str) -> None:
+    model, x = Twice(), torch.randn(2, 4, 6, 6)
+    plain = copy.deepcopy(model)
+    mask = prunus.prune(model, 0.5, passes=passes).masks
+    assert list(mask) == ["first.weight"]
+    assert model.first.weight is model.second.weight
+
+    weight = plain.first.weight.detach()
+    forward = weight if passes == "backward" else weight * mask["first.weight"]
+    backward = weight if passes == "forward" else weight * mask["first.weight"]
+
+    def reference(x: Tensor) -> Tensor:
+        for layer in (plain.first, plain.first, plain.second):
+            y, route = (F.conv2d(x, w, layer.bias, padding=1) for w in (forward, backward))
+            y = straight_through(y, route)
+            x = y if layer is plain.second else y.tanh()
+        return x
+
+    output, grad = run(model, x)
+    wanted_output, wanted_grad = run(reference, x)  # type: ignore[arg-type]
+    torch.testing.assert_close(output, wanted_output)
+    torch.testing.assert_close(grad, wanted_grad)
+    prunus.restore(model)
+    assert torch.equal(model.second.weight, plain.first.weight)
+    assert model.first.weight is model.second.weight
+
+
+def test_backward_only_leaves_outputs_bitwise_alone_in_training_mode_too() -> None:
+    model, x = small_net(), torch.randn(4, 3, 8, 8)
+    plain = copy.deepcopy(model)
+    prunus.gradient_prune(model, 0.7)
+    assert torch.equal(model(x), plain(x))
+    assert torch.equal(model[1].running_mean, plain[1].running_mean)
+    assert torch.equal(model.eval()(x), plain.eval()(x))
+
+
+def test_only_gradients_through_pruned_weights_change() -> None:
+    """The last convolution's own weight gradient does not flow through it: it stays."""
+    model, x = small_net().eval(), torch.randn(4, 3, 8, 8)
+    plain = copy.deepcopy(model)
+    prunus.gradient_prune(model, 0.7)
+    for net in (model, plain):
+        net(x).square().sum().backward()
+    assert torch.equal(model[3].weight.grad, plain[3].weight.grad)
+    assert torch.equal(model[7].weight.grad, plain[7].weight.grad)
+    assert not torch.allclose(model[0].weight.grad, plain[0].weight.grad)
+
+
+def test_one_forward_has_one_mask_however_often_its_graph_is_run_backward() -> None:
+    model, x = small_net().eval(), torch.randn(2, 3, 8, 8, requires_grad=True)
+    generator = torch.Generator().manual_seed(0)
+    pruning = prunus.prune(model, 0.7, p_bern=0.5, passes="backward", generator=generator)
+    loss = model(x).square().sum()
+    [before] = torch.autograd.grad(loss, x, retain_graph=True)
+    old = pruning.masks
+    pruning.redraw()
+    assert any(not torch.equal(old[name], pruning.masks[name]) for name in old)
+    [after] = torch.autograd.grad(loss, x)
+    assert torch.equal(before, after)
+    [fresh] = torch.autograd.grad(model(x).square().sum(), x)
+    assert not torch.allclose(before, fresh)
+
+
+@pytest.mark.parametrize("passes", PASSES)
+def test_redraw_prunes_by_the_new_mask_and_restores_bit_for_bit(passes: str) -> None:
+    model = small_net()
+    before = copy.deepcopy(model.state_dict())
+    generator = torch.Generator().manual_seed(1)
+    with prunus.prune(model, 0.8, p_bern=0.5, passes=passes, generator=generator) as pruning:
+        for _ in range(3):
+            masks = pruning.redraw()
+            for name, mask in masks.items():
+                kept = torch.ones_like(mask) if passes == "backward" else mask
+                assert torch.equal(model.get_parameter(name), before[name] * kept)
+            assert all(int((~m).sum()) <= 0.8 * m.numel() + 100 for m in masks.values())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_saved_tensor_modified_in_place_is_still_an_error() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid())
+    prunus.gradient_prune(model, 0.5)
+    y = model(torch.randn(1, 3, 5, 5))
+    y.mul_(2)  # the sigmoid saved its output
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_the_graph_is_freed() -> None:
+    """A hook that kept a saved output alive would leak every activation."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid())
+    prunus.gradient_prune(model, 0.5)
+    gc.disable()
+    try:
+        y = model(torch.randn(1, 3, 5, 5))
+        gone = weakref.ref(y)
+        del y
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_an_error_in_forward_leaves_no_hooks_behind() -> None:
+    model = small_net()
+    prunus.gradient_prune(model, 0.5)
+    with pytest.raises(RuntimeError):
+        model(torch.randn(1, 7, 8, 8))
+    weight = model[0].weight
+    y = (weight * torch.randn_like(weight, requires_grad=True)).sum()  # outside of the model
+    [grad] = torch.autograd.grad(y, y.grad_fn.next_functions[0][0].next_functions[1][0].variable)
+    assert torch.equal(grad, weight)
+
+
+def test_checkpointing_gives_the_same_gradients() -> None:
+    model, x = small_net().eval(), torch.randn(2, 3, 8, 8, requires_grad=True)
+    prunus.gradient_prune(model, 0.5)
+    [plain] = torch.autograd.grad(model(x).square().sum(), x)
+    y = model[4:](checkpoint(model[:4], x, use_reentrant=False))
+    [checkpointed] = torch.autograd.grad(y.square().sum(), x)
+    assert torch.equal(plain, checkpointed)
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    model, x = small_net().eval(), torch.randn(2, 3, 8, 8)
+    prunus.gradient_prune(model, 0.5)
+    wanted = run(model, x)[1]
+    results: list[Tensor] = []
+    threads = [
+        threading.Thread(target=lambda: results.extend(run(model, x)[1] for _ in range(10))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 40
+    assert all(torch.equal(result, wanted) for result in results)
+
+
+def copy_by_deepcopy(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model)
+
+
+def copy_by_pickle(model: nn.Module) -> nn.Module:
+    return pickle.loads(pickle.dumps(model))
+
+
+def copy_by_torch_save(model: nn.Module) -> nn.Module:
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize("duplicate", [copy_by_deepcopy, copy_by_pickle, copy_by_torch_save])
+def test_copies_are_pruned_alike_and_independent(duplicate: Callable, passes: str) -> None:
+    model, x = small_net().eval(), torch.randn(2, 3, 8, 8)
+    before = copy.deepcopy(model.state_dict())
+    prunus.prune(model, 0.5, passes=passes)
+    wanted = run(model, x)
+    twin = duplicate(model)
+    prunus.restore(model)  # must not change the copy
+    assert all(torch.equal(a, b) for a, b in zip(run(twin, x), wanted, strict=True))
+    prunus.restore(twin)
+    for net in (model, twin):
+        assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+        assert not any("weight_" in name for name, _ in net.named_buffers())
+        assert all(not m._forward_pre_hooks and not m._forward_hooks for m in net.modules())
+
+
+def test_a_pickled_model_keeps_its_hooks_when_others_are_added() -> None:
+    """Hook numbers start anew in a new process; a fresh hook must not take the place of ours."""
+    import subprocess
+    import sys
+
+    model = small_net()
+    prunus.global_prune(model, 0.5)
+    code = (
+        "import sys, pickle, torch, prunus\n"
+        "model = pickle.load(sys.stdin.buffer)\n"
+        "model[0].register_forward_pre_hook(lambda module, args: None)\n"
+        "assert len(model[0]._forward_pre_hooks) == 2, model[0]._forward_pre_hooks\n"
+        "prunus.restore(model)\n"
+        "assert (model[0].weight != 0).all() and len(model[0]._forward_pre_hooks) == 1\n"
+    )
+    subprocess.run([sys.executable, "-c", code], input=pickle.dumps(model), check=True)
+
+
+@pytest.mark.parametrize("passes", ["both", "forward"])
+def test_training_keeps_pruned_weights_at_zero_even_with_momentum_from_before(passes: str) -> None:
+    model, x = small_net(), torch.randn(4, 3, 8, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+
+    step()
+    before = model[0].weight.detach().clone()
+    masks = prunus.prune(model, 0.5, passes=passes).masks
+    for _ in range(3):
+        step()
+    model(x)
+    for name, mask in masks.items():
+        weight = model.get_parameter(name)
+        assert (weight[~mask] == 0).all()
+        assert (weight[mask] != 0).all()
+    trained = model[0].weight.detach().clone()
+    assert not torch.equal(trained[masks["0.weight"]], before[masks["0.weight"]])
+    prunus.restore(model)  # survivors keep what they learned, the others come back
+    assert torch.equal(model[0].weight, torch.where(masks["0.weight"], trained, before))
+
+
+def test_pruned_weights_have_no_gradient_and_a_fresh_optimizer_never_moves_them() -> None:
+    for model in (small_net(), copy.deepcopy(prunus.global_prune(small_net(), 0.5))):
+        masks = prunus.prune(model, 0.5).masks if not hasattr(model[0], "weight_mask") else None
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.001)
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(torch.randn(4, 3, 8, 8)).square().mean().backward()
+            optimizer.step()
+        mask = masks["0.weight"] if masks else model[0].weight_mask
+        assert (model[0].weight[~mask] == 0).all()  # with no forward since the step
+        assert (model[0].weight.grad[~mask] == 0).all()
+        assert (model[0].weight.grad[mask] != 0).any()
+
+
+def test_the_model_keeps_its_identity() -> None:
+    model = small_net()
+    modules, parameters = list(model.modules()), list(model.parameters())
+    keys = list(model.state_dict())
+    for passes in PASSES:
+        assert prunus.prune(model, 0.5, passes=passes).model is model
+        assert all(a is b for a, b in zip(modules, model.modules(), strict=True))
+        assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+        assert list(model.state_dict()) == keys
+    fresh = small_net()
+    fresh.load_state_dict(prunus.global_prune(model, 0.5).state_dict())
+    assert torch.equal(fresh[0].weight, model[0].weight)
+
+
+def test_the_original_is_readable_and_assigning_it_restores() -> None:
+    model, x = small_net().eval(), torch.randn(1, 3, 8, 8)
+    before, wanted = model[0].weight.detach().clone(), model(x)
+    prunus.global_prune(model, 0.5)
+    assert torch.equal(model[0].weight_orig, before)
+    for index in (0, 3):
+        model[index].weight = nn.Parameter(model[index].weight_orig.clone())
+    assert torch.equal(model(x), wanted)
+    mask = prunus.make_masks(model, 0.25)["0.weight"]
+    prunus.global_prune(model, 0.25)
+    assert torch.equal(model[0].weight, before * mask)
+    prunus.restore(model)
+    assert torch.equal(model(x), wanted)
+
+
+def test_data_parallel_replicas_are_pruned_in_the_backward_pass() -> None:
+    from torch.nn.parallel import replicate  # what DataParallel does, without needing two GPUs
+
+    if not torch.cuda.is_available():
+        pytest.skip("replicas need a GPU")
+    model, x = small_net().eval().cuda(), torch.randn(2, 3, 8, 8).cuda()
+    prunus.gradient_prune(model, 0.5)
+    [replica] = replicate(model, [0])
+    assert torch.equal(run(replica, x)[1], run(model, x)[1])
+
+
+def test_lstm_and_attention_beside_pruned_layers_keep_working() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(6, 5, batch_first=True)
+            self.attention = nn.MultiheadAttention(5, 1, batch_first=True)
+            self.head = nn.Linear(5, 300)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, _ = self.lstm(x)
+            return self.head(self.attention(y, y, y)[0])
+
+    model, x = Mixed(), torch.randn(2, 7, 6)
+    plain = model(x)
+    for passes in PASSES:
+        with prunus.prune(model, 0.5, passes=passes, layers="all"):
+            model(x).sum().backward()
+    assert torch.equal(model(x), plain)

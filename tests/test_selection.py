@@ -1,0 +1,66 @@
+"""The lowest `int(p · N)` groups, exactly, whatever the scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from prunus.selection import over_layers, over_network
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def lowest_by_sorting(scores: dict[str, Tensor], fraction: float) -> dict[str, Tensor]:
+    """The obvious way: sort everything, ties by position, take the first ones."""
+    flat = np.concatenate([score.double().numpy() for score in scores.values()])
+    chosen = np.zeros(len(flat), bool)
+    chosen[np.argsort(flat, kind="stable")[: int(fraction * len(flat))]] = True
+    parts = torch.from_numpy(chosen).split([len(score) for score in scores.values()])
+    return dict(zip(scores, parts, strict=True))
+
+
+@st.composite
+def score_sets(draw: st.DrawFn) -> dict[str, Tensor]:
+    """Several tensors of scores: spread, tied, all equal, mostly zero, denormal, both zeros, mixed dtypes."""
+    seed = draw(st.integers(0, 2**32 - 1))
+    generator = torch.Generator().manual_seed(seed)
+    kinds = {
+        "spread": lambda n: torch.rand(n, generator=generator, dtype=torch.float64),
+        "15 levels": lambda n: torch.randint(15, (n,), generator=generator) / 15,
+        "all equal": lambda n: torch.full((n,), 0.5),
+        "mostly zero": lambda n: torch.rand(n, generator=generator).sub(0.9).clamp(min=0),
+        "denormal": lambda n: torch.randint(4, (n,), generator=generator).double() * 2.0**-149,
+        "both zeros": lambda n: torch.zeros(n) * torch.randint(-1, 2, (n,), generator=generator),
+        "wide": lambda n: torch.randn(n, generator=generator, dtype=torch.float64).mul(9).exp(),
+    }
+    sizes = draw(st.lists(st.one_of(st.just(1), st.integers(1, 40), st.integers(1, 4000)), min_size=1, max_size=6))
+    kind = draw(st.sampled_from(sorted(kinds)))
+    one = draw(st.sampled_from(DTYPES))
+    mixed = draw(st.booleans())
+    dtypes = [DTYPES[(seed + index) % 4] if mixed else one for index in range(len(sizes))]
+    scores = {str(i): kinds[kind](n).to(d) for i, (n, d) in enumerate(zip(sizes, dtypes, strict=True))}
+    return {name: score.clamp(max=torch.finfo(score.dtype).max) for name, score in scores.items()}
+
+
+fractions = st.one_of(st.sampled_from([0.0, 1.0, 0.5, 0.3, 1 / 3, 1e-9]), st.floats(0, 1))
+
+
+@settings(max_examples=300, deadline=None)
+@given(score_sets(), st.lists(fractions, min_size=1, max_size=4))
+def test_the_lowest_fraction_is_that_of_a_sort(scores: dict[str, Tensor], fractions: list[float]) -> None:
+    for fraction, chosen in zip(fractions, over_network(scores, fractions), strict=True):
+        expected = lowest_by_sorting(scores, fraction)
+        assert list(chosen) == list(scores)
+        assert all(torch.equal(chosen[name], expected[name]) for name in scores)
+
+
+@settings(max_examples=100, deadline=None)
+@given(score_sets(), fractions)
+def test_layer_scope_cuts_every_layer_by_itself(scores: dict[str, Tensor], fraction: float) -> None:
+    [chosen] = over_layers(scores, [fraction])
+    for name, score in scores.items():
+        assert torch.equal(chosen[name], lowest_by_sorting({name: score}, fraction)[name])
+        assert int(chosen[name].sum()) == int(fraction * len(score))
