@@ -43,7 +43,9 @@ def expected(layer: nn.Module, mask: Tensor, passes: str, x: Tensor) -> tuple[Te
     pruned = copy.deepcopy(layer)
     with torch.no_grad():
         pruned.get_parameter("weight").mul_(mask)
-    return run(layer if passes == "backward" else pruned, x)[0], run(layer if passes == "forward" else pruned, x)[1]
+    return run(layer if passes == "backward" else pruned, x)[0], run(
+        layer if passes == "forward" else pruned, x
+    )[1]
 
 
 @pytest.mark.parametrize("passes", PASSES)

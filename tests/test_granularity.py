@@ -40,7 +40,9 @@ def test_pieces_are_those_of_the_definition(layer: nn.Module, granularity: str) 
     pieces = {piece_of(layer, granularity, index) for index in indices}
     assert grouping.count == len(pieces)
     assert grouping.count * grouping.members == number.numel()
-    assert len({(piece_of(layer, granularity, index), int(number[index])) for index in indices}) == len(pieces)
+    assert len({(piece_of(layer, granularity, index), int(number[index])) for index in indices}) == len(
+        pieces
+    )
 
 
 @LAYERS
@@ -57,6 +59,7 @@ def test_pieces_are_numbered_in_the_order_of_the_tensor(layer: nn.Module, granul
 def test_rows_and_expand_agree(layer: nn.Module, granularity: str) -> None:
     grouping = Grouping.of(layer, GRANULARITIES[granularity])
     number = grouping.expand(torch.arange(grouping.count))
+    assert number.is_contiguous()
     rows = grouping.rows(number)
     assert torch.equal(rows, torch.arange(grouping.count)[:, None].expand_as(rows))
 

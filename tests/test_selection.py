@@ -36,7 +36,9 @@ def score_sets(draw: st.DrawFn) -> dict[str, Tensor]:
         "both zeros": lambda n: torch.zeros(n) * torch.randint(-1, 2, (n,), generator=generator),
         "wide": lambda n: torch.randn(n, generator=generator, dtype=torch.float64).mul(9).exp(),
     }
-    sizes = draw(st.lists(st.one_of(st.just(1), st.integers(1, 40), st.integers(1, 4000)), min_size=1, max_size=6))
+    sizes = draw(
+        st.lists(st.one_of(st.just(1), st.integers(1, 40), st.integers(1, 4000)), min_size=1, max_size=6)
+    )
     kind = draw(st.sampled_from(sorted(kinds)))
     one = draw(st.sampled_from(DTYPES))
     mixed = draw(st.booleans())

@@ -78,7 +78,7 @@ class Grouping:
     def expand(self, pieces: Tensor) -> Tensor:
         """One value a piece, shape (count,), as a new contiguous tensor of the weight's shape."""
         sizes = [1 if axis in self.inside else size for axis, size in enumerate(self.blocks)]
-        return pieces.reshape(sizes).expand(self.blocks).reshape(self.shape)
+        return pieces.reshape(sizes).expand(self.blocks).reshape(self.shape).contiguous()
 
 
 def pool_sum(scores: Tensor) -> Tensor:

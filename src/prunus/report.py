@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -258,7 +259,7 @@ def layers(rows: Sequence[Row]) -> Figure:
         first = [row.point for row in members if row.point.setting.seed == members[0].point.setting.seed]
         fractions = [[pruned / weights for pruned, weights in point.layers.values()] for point in first]
         axes.set_axis_on()
-        image = axes.imshow(torch.tensor(fractions).T, vmin=0, vmax=1, aspect="auto", cmap="viridis")
+        image = axes.imshow(np.array(fractions).T, vmin=0, vmax=1, aspect="auto", cmap="viridis")
         axes.set_title(" · ".join((network, *names)), fontsize=9)
         axes.set_xticks(range(len(first)), [f"{point.setting.p_prune:g}" for point in first], fontsize=7)
         axes.set_xlabel("p_prune", fontsize=8)

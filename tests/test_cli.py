@@ -1,0 +1,375 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import prunus
+from prunus import digits
+from prunus.cli import main
+from prunus.parameters import spread
+
+NETS = """
+import torch
+from torch import nn
+
+def tiny(classes=3):
+    torch.manual_seed(0)
+    pool = nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), pool, nn.Flatten(), nn.Linear(8, classes))
+
+def number():
+    return 7
+"""
+
+
+@pytest.fixture
+def nets(tmp_path: Path) -> Path:
+    path = tmp_path / "nets.py"
+    path.write_text(NETS)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three classes of five small PNG images, for validation and for training."""
+    from torchvision.transforms.functional import to_pil_image
+
+    for split in ("val", "train"):
+        for name in ("ant", "bee", "cat"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for index in range(5):
+                image = to_pil_image(torch.rand(3, 12, 16))
+                image.save(tmp_path / "data" / split / name / f"{index}.png")
+    return tmp_path / "data"
+
+
+def rows_of(output: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((output / "results.csv").open()))
+
+
+def error_of(capsys: pytest.CaptureFixture[str], code: int, *arguments: object) -> str:
+    """Run a command that must fail with this exit code; the one line it says."""
+    assert main([str(argument) for argument in arguments]) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "Traceback" not in "".join(lines)
+    errors = [line for line in lines if line.startswith("Error:")]
+    assert len(errors) == 1
+    assert errors[0] == lines[-1]
+    return errors[0]
+
+
+def test_the_sweep_of_the_built_in_digits(tmp_path: Path) -> None:
+    """The first command of the README, in a process of its own and an empty folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "prunus", "sweep"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    output = tmp_path / "prunus-sweep"
+    files = {"results.csv", "results.json", "curve.png", "curve.svg", "layers.png", "layers.svg"}
+    assert {path.name for path in output.iterdir()} == files
+    rows = rows_of(output)
+    assert len(rows) == 2 * 2 * 10
+    for row in rows:
+        assert f"{float(row['acc1']):.2f}" in done.stdout
+        assert float(row["acc1"]) == pytest.approx(100 * int(row["correct"]) / 899, abs=1e-4)
+    stored = json.loads((output / "results.json").read_text())
+    assert stored["settings"]["versions"]["torch"] == torch.__version__
+    assert stored["settings"]["p_prune"] == [p / 10 for p in range(10)]
+    assert set(stored["settings"]["networks"]) == {"digits:plain", "digits:residual"}
+    for point in stored["points"]:
+        assert sum(pruned for pruned, _ in point["layers"].values()) == point["pruned"]
+    assert (output / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "</svg>" in (output / "curve.svg").read_text()
+
+
+SWEEP = ("sweep", "-a", "digits:plain", "--p-prune", "0:0.9:0.1", "--granularity", "weight,kernel,filter")
+
+
+def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main([*SWEEP, "-o", str(whole)]) == 0
+    command = [sys.executable, "-m", "prunus", *SWEEP, "-o", str(broken)]
+    counts = []
+    for sign, expected in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        assert process.stderr is not None
+        for _ in range(3):
+            process.stderr.readline()  # a line a point
+        process.send_signal(sign)
+        assert process.wait() == expected
+        counts.append(len(rows_of(broken)))
+    assert 3 <= counts[0] < counts[1] < 30
+    resumed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(resumed.stderr.splitlines()) == 30 - counts[1]  # nothing is measured again
+    stored, fresh = (json.loads((f / "results.json").read_text()) for f in (broken, whole))
+    assert stored == fresh
+    assert sorted(path.name for path in broken.iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+def test_a_finished_sweep_is_shown_again_and_other_settings_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "results"
+    command = ["sweep", "-a", "digits:plain", "--p-prune", "0,0.5", "-o", str(output)]
+    assert main(command) == 0
+    first = capsys.readouterr()
+    assert main(command) == 0
+    again = capsys.readouterr()
+    assert again.out == first.out
+    assert again.err == ""
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    for change, name in (
+        (["--norm", "mean"], "norm"),
+        (["--p-prune", "0,0.6"], "p_prune"),
+        (["--seed", "1"], "seed"),
+    ):
+        error = error_of(capsys, 1, *command, *change)
+        assert f"holds results of other settings: {name} was" in error
+    other = tmp_path / "other.safetensors"
+    save_file({k: v + 1 for k, v in digits.load_network("plain").state_dict().items()}, other)
+    assert "networks was" in error_of(capsys, 1, *command, "--weights", other)
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    (output / "results.json").write_text("{")
+    assert "is not a results file" in error_of(capsys, 1, *command)
+    assert (output / "results.json").read_text() == "{"
+
+
+def test_the_spelling_of_the_original_script(
+    folder: Path, nets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["eval", "--data", str(folder), "-a", f"{nets}:tiny", "-j", "0", "-b", "4", "--seed", "1"]
+    theirs = ["--prune_type", "global", "--p_prune", "0.5", "--p_bern", "0.5", "-o", str(tmp_path / "a")]
+    ours = ["--prune-type=global", "--p-prune=0.5", "--p-bern=0.5", "--output", str(tmp_path / "b")]
+    for arguments in (theirs, ours):
+        assert main(common + arguments) == 0
+    a, b = rows_of(tmp_path / "a"), rows_of(tmp_path / "b")
+    assert a == b
+    assert a[0]["images"] == "15"
+    assert 0.1 < float(a[0]["pruned_fraction"]) < 0.4
+    capsys.readouterr()
+    for kind in ("gredient", "gradient"):
+        assert main([*common, "--prune_type", kind, "--p_prune", "0.9"]) == 0
+    outputs = capsys.readouterr().out.splitlines()
+    assert outputs[:2] == outputs[2:]
+
+
+def test_synthetic_images(nets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--dummy", "-a", f"{nets}:tiny", "--image-size", "16", "-j", "0"]) == 0
+    assert "tiny" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arch", ["squeezenet1_1", "timm:test_resnet"])
+def test_torchvision_and_timm(arch: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("timm")
+    assert main(["inspect", "-a", arch, "--weights", "none", "--p-prune", "0.25"]) == 0
+    out = capsys.readouterr().out
+    assert arch in out
+    assert "0.2500" in out.splitlines()[-1]
+    assert main(["eval", "-a", arch, "--weights", "none", "--dummy", "-j", "0"]) == 0
+
+
+def test_gradient_criteria_from_the_training_folder(folder: Path, nets: Path, tmp_path: Path) -> None:
+    command = ["sweep", "--data", str(folder), "-a", f"{nets}:tiny", "-j", "0", "-o", str(tmp_path / "out")]
+    assert main([*command, "--criterion", "taylor,gradient,magnitude", "--p-prune", "0,0.5"]) == 0
+    rows = rows_of(tmp_path / "out")
+    assert {row["criterion"] for row in rows} == {"taylor", "gradient", "magnitude"}
+    assert {row["pruned"] for row in rows} == {"0", "108"}
+
+
+def test_weights_from_files(folder: Path, nets: Path, tmp_path: Path) -> None:
+    code = compile(NETS, "nets", "exec")
+    scope: dict = {}
+    exec(code, scope)
+    state = {name: value + 0.1 for name, value in scope["tiny"]().state_dict().items()}
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "b.pth")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, tmp_path / "c.pth")
+    prints = set()
+    for file in ("a.safetensors", "b.pth", "c.pth"):
+        out = tmp_path / f"out-{file}"
+        command = [
+            "eval",
+            "--data",
+            folder,
+            "-a",
+            f"{nets}:tiny",
+            "-j",
+            0,
+            "--weights",
+            tmp_path / file,
+            "-o",
+            out,
+        ]
+        assert main([str(part) for part in command]) == 0
+        prints.add(json.loads((out / "results.json").read_text())["settings"]["networks"]["tiny"])
+    assert len(prints) == 1
+
+
+def test_bad_checkpoints(
+    folder: Path, nets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Malicious:
+        def __reduce__(self):  # type: ignore[no-untyped-def]
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    good = tmp_path / "good.pth"
+    torch.save(torch.nn.Conv2d(3, 3, 3).state_dict(), good)
+    save_file(torch.nn.Conv2d(3, 3, 3).state_dict(), tmp_path / "good.safetensors")
+    (tmp_path / "cut.pth").write_bytes(good.read_bytes()[:-200])
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "good.safetensors").read_bytes()[:-20])
+    (tmp_path / "empty.pth").write_bytes(b"")
+    torch.save({"weight": Malicious()}, tmp_path / "evil.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Malicious()))
+    torch.save([1, 2], tmp_path / "list.pth")
+    command = ("eval", "--data", folder, "-a", f"{nets}:tiny", "--weights")
+    for name in ("cut.pth", "cut.safetensors", "empty.pth", "evil.pth", "plain.pth"):
+        assert f"{name} is not a readable state_dict" in error_of(capsys, 1, *command, tmp_path / name)
+    assert "list.pth is not a state_dict" in error_of(capsys, 1, *command, tmp_path / "list.pth")
+    assert "does not fit" in error_of(capsys, 1, *command, good)
+    assert "no weights file" in error_of(capsys, 1, *command, tmp_path / "missing.pth")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_bad_data_folders(
+    folder: Path, nets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("eval", "-a", f"{nets}:tiny", "-j", 0, "--data")
+    (tmp_path / "empty" / "val").mkdir(parents=True)
+    (tmp_path / "hollow" / "val" / "ant").mkdir(parents=True)
+    assert "no folder" in error_of(capsys, 1, *command, tmp_path / "missing")
+    assert "class folder" in error_of(capsys, 1, *command, tmp_path / "empty")
+    assert "ant" in error_of(capsys, 1, *command, tmp_path / "hollow")
+    (folder / "val" / "dog").mkdir()
+    (folder / "val" / "ant" / "0.png").rename(folder / "val" / "dog" / "0.png")
+    assert "4 class folders, but tiny tells 3 apart" in error_of(capsys, 1, *command, folder)
+    assert "needs images: --data" in error_of(capsys, 1, "eval", "-a", f"{nets}:tiny")
+
+
+def test_corrupt_images(folder: Path, nets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = folder / "val" / "bee" / "2.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    (folder / "val" / "cat" / "4.png").write_bytes(b"no image")
+    command = [
+        "sweep",
+        "--data",
+        str(folder),
+        "-a",
+        f"{nets}:tiny",
+        "--p-prune",
+        "0,0.5",
+        "-o",
+        str(tmp_path / "o"),
+    ]
+    for workers in ("0", "1"):
+        assert f"cannot read image {bad}" in error_of(capsys, 1, *command, "-j", workers)
+    assert main([*command, "--skip-bad-images", "-j", "1", "-b", "1"]) == 0
+    err = capsys.readouterr().err
+    assert err.count("skipped unreadable image") == 2
+    assert "2 unreadable images skipped" in err
+    assert {row["images"] for row in rows_of(tmp_path / "o")} == {"13"}
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("resnet99", "no torchvision classifier 'resnet99'"),
+        ("timm:resnet99", "timm:resnet99"),
+        ("digits:huge", "plain, residual"),
+        ("missing.py:net", "no file 'missing.py'"),
+        ("{nets}:absent", "has no callable 'absent'"),
+        ("{nets}:number", "returned int, expected a torch.nn.Module"),
+    ],
+)
+def test_unknown_networks(arch: str, message: str, nets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in error_of(capsys, 1, "inspect", "-a", arch.format(nets=nets), "--weights", "none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--p-prune", "1.5"], "p_prune must be in [0, 1], got 1.5"),
+        (["--p-prune", "-0.1"], "p_prune must be in [0, 1]"),
+        (["--p-bern", "nan"], "p_bern must be in [0, 1], got nan"),
+        (["--exclude", "layer9"], "exclude='layer9' matches no weight"),
+        (["--layers", "Conv1d"], "nothing to prune"),
+        (["--weights", "a,b"], "2 weights for 1 networks"),
+    ],
+)
+def test_arguments_out_of_range(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in error_of(capsys, 1, "inspect", "-a", "digits:plain", *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sweep", "--p-prune", "0:0.75:0.1"],
+        ["sweep", "--p-prune", "0:1"],
+        ["sweep", "--p-prune", "many"],
+        ["sweep", "--granularity", "wieght"],
+        ["sweep", "--mean", "0.5"],
+        ["eval", "--prune-type", "all"],
+        ["eval", "--batch-size", "0"],
+        ["evaluate"],
+    ],
+)
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    error_of(capsys, 2, *arguments)
+
+
+def test_inspect_counts_and_warns_of_emptied_layers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "-a", "digits:plain", "--p-prune", "0.95", "--granularity", "filter"]) == 0
+    out, err = capsys.readouterr()
+    masks = prunus.make_masks(digits.load_network("plain"), 0.95, granularity="filter")
+    for name, (pruned, total) in masks.counts.items():
+        line = next(line for line in out.splitlines() if line.startswith(f"{name.removesuffix('.weight')} "))
+        assert line.split()[-3:] == [f"{total:,}", f"{pruned:,}", f"{pruned / total:.4f}"]
+        assert (f"{name} would be emptied" in err) == (pruned == total)
+    assert "would be emptied" in err
+
+
+def test_help_names_every_option_and_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["sweep"], ["eval"], ["inspect"]):
+        assert main([*command, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert "prunus" in out
+        assert "_" not in [word for word in out.split() if word.startswith("--")]
+    assert main(["--version"]) == 0
+    assert prunus.__version__ in capsys.readouterr().out
+
+
+def test_ranges_are_decimal() -> None:
+    assert [float(number) for number in spread("0:0.7:0.1")] == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+
+
+def test_missing_extras_are_named() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['click'] = None\n"  # as if it were not installed
+        "from prunus.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith('pip install "prunus[cli]"')
+
+
+def test_the_core_imports_torch_numpy_and_safetensors_only() -> None:
+    code = (
+        "import sys, prunus\n"
+        "extras = {'torchvision', 'timm', 'sklearn', 'click', 'rich', 'matplotlib', 'pandas', 'PIL'}\n"
+        "assert not extras & set(sys.modules), extras & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,194 @@
+"""Bad arguments are refused in one clear line, and nothing has changed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import prunus
+from tests.conftest import small_net
+from tests.test_faults import assert_same, weights_of
+
+BAD_FRACTIONS: list[tuple[Any, type[Exception]]] = [
+    (-0.1, ValueError),
+    (1.1, ValueError),
+    (math.nan, ValueError),
+    (math.inf, ValueError),
+    ("0.3", TypeError),
+    (None, TypeError),
+    (True, TypeError),
+]
+
+
+@pytest.mark.parametrize(("value", "error"), BAD_FRACTIONS)
+@pytest.mark.parametrize("argument", ["p_prune", "p_bern"])
+def test_fractions(argument: str, value: Any, error: type[Exception]) -> None:
+    model = prunus.global_prune(small_net(), 0.2)
+    before = weights_of(model)
+    arguments = {"p_prune": 0.5, argument: value}
+    for verb in (prunus.global_prune, prunus.gradient_prune, prunus.prune, prunus.make_masks):
+        with pytest.raises(error, match=rf"{argument} must be .*\[0, 1\], got"):
+            verb(model, **arguments)
+    assert_same(model, before)
+
+
+@pytest.mark.parametrize("argument", ["granularity", "criterion", "scope", "norm", "passes"])
+def test_unknown_names(argument: str) -> None:
+    model = prunus.global_prune(small_net(), 0.2)
+    before = weights_of(model)
+    with pytest.raises(ValueError, match=f"{argument} must be one of .*; got 'wieght'"):
+        prunus.prune(model, 0.5, **{argument: "wieght"})
+    assert_same(model, before)
+
+
+def test_a_misspelled_argument() -> None:
+    with pytest.raises(TypeError, match="granularty"):
+        prunus.global_prune(small_net(), 0.5, granularty="kernel")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("argument", ["include", "exclude"])
+def test_a_pattern_that_matches_nothing(argument: str) -> None:
+    with pytest.raises(ValueError, match=rf"{argument}='layer9\.\*' matches no weight .*0\.weight"):
+        prunus.make_masks(small_net(), 0.5, **{argument: ("0", "layer9.*")})
+
+
+def test_patterns_that_leave_nothing() -> None:
+    with pytest.raises(ValueError, match=r"nothing to prune: include=None, exclude='\*'"):
+        prunus.make_masks(small_net(), 0.5, exclude="*")
+
+
+def test_patterns_name_weights_and_modules() -> None:
+    model = nn.Sequential(small_net(), nn.Conv2d(10, 4, 1))
+    assert list(prunus.make_masks(model, 0.5, exclude="0")) == ["1.weight"]
+    assert list(prunus.make_masks(model, 0.5, exclude="0.0.weight")) == ["0.3.weight", "1.weight"]
+    assert list(prunus.make_masks(model, 0.5, include=("0.?",))) == ["0.0.weight", "0.3.weight"]
+
+
+def test_a_model_with_nothing_to_prune() -> None:
+    with pytest.raises(ValueError, match=r'Conv2d layers hold 0% of the model\'s 6 weights; layers="all"'):
+        prunus.global_prune(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="nothing to prune"):
+        prunus.global_prune(nn.ReLU())
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module, got str"):
+        prunus.global_prune("resnet18")  # type: ignore[arg-type]
+
+
+def test_a_model_whose_chosen_layers_hold_little_of_it() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Linear(9, 9))
+    with pytest.warns(UserWarning, match=r'hold only 1\.1% .* layers="all"') as caught:
+        prunus.make_masks(model, 0.5)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_cannot_be_ranked(value: float) -> None:
+    model = small_net()
+    with torch.no_grad():
+        model[3].weight[1, 2, 0, 1] = value
+    before = weights_of(model)
+    with pytest.raises(ValueError, match=r"3\.weight has values that are NaN or infinite"):
+        prunus.global_prune(model, 0.5)
+    assert all(torch.equal(v.nan_to_num(), before[n].nan_to_num()) for n, v in model.state_dict().items())
+
+
+def test_masks_of_another_network() -> None:
+    model = small_net()
+    before = weights_of(model)
+    other = prunus.make_masks(nn.Sequential(nn.Conv2d(3, 9, 3)), 0.5)
+    with pytest.raises(ValueError, match=r"another network: mask of '0\.weight' has shape \(9, 3, 3, 3\)"):
+        prunus.apply_masks(model, other)
+    elsewhere = prunus.make_masks(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 8, 3)), 0.5)
+    with pytest.raises(ValueError, match="it has no weight"):
+        prunus.apply_masks(nn.Conv2d(3, 8, 3), elsewhere)
+    with pytest.raises(TypeError, match=r"must be prunus\.Masks, got dict"):
+        prunus.apply_masks(model, dict(other))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="another network"):
+        other & elsewhere
+    assert_same(model, before)
+
+
+@pytest.mark.parametrize("criterion", ["gradient", "taylor"])
+def test_gradient_criteria_without_gradients(criterion: str) -> None:
+    with pytest.raises(ValueError, match=r"0\.weight has no \.grad.*fill_gradients"):
+        prunus.global_prune(small_net(), 0.5, criterion=criterion)
+
+
+def test_computed_and_lazy_weights() -> None:
+    model = small_net()
+    nn.utils.parametrizations.weight_norm(model[0])
+    with pytest.raises(ValueError, match="0: the weight of this .* is not a parameter"):
+        prunus.global_prune(model, 0.5)
+    with pytest.raises(ValueError, match="lazy"):
+        prunus.global_prune(nn.Sequential(nn.LazyConv2d(3, 3)), 0.5)
+
+
+def test_a_criterion_of_the_wrong_shape() -> None:
+    with pytest.raises(ValueError, match=r"scores of shape \(216,\) for 0\.weight; expected \(216, 1\)"):
+        prunus.make_masks(small_net(), 0.5, criterion=lambda groups: groups.values.abs()[:, 0])
+
+
+def test_an_error_inside_the_context_restores() -> None:
+    model = small_net()
+    before = weights_of(model)
+    with pytest.raises(ZeroDivisionError), prunus.prune(model, 0.5):
+        raise ZeroDivisionError
+    assert_same(model, before)
+
+
+class TestMaskFiles:
+    def test_round_trip(self, tmp_path: Path) -> None:
+        masks = prunus.make_masks(small_net(), 0.5)
+        masks.save(tmp_path / "masks.safetensors")
+        loaded = prunus.Masks.load(tmp_path / "masks.safetensors")
+        assert loaded.counts == masks.counts
+        assert all(torch.equal(loaded[name], masks[name]) for name in masks)
+        assert [path.name for path in tmp_path.iterdir()] == ["masks.safetensors"]
+
+    def test_missing_truncated_or_no_masks(self, tmp_path: Path) -> None:
+        from safetensors.torch import save_file
+
+        path = tmp_path / "masks.safetensors"
+        with pytest.raises(FileNotFoundError, match=r"masks\.safetensors"):
+            prunus.Masks.load(path)
+        prunus.make_masks(small_net(), 0.5).save(path)
+        path.write_bytes(path.read_bytes()[:-100])
+        with pytest.raises(ValueError, match="is not a file of masks"):
+            prunus.Masks.load(path)
+        save_file({"weight": torch.ones(3)}, path)
+        with pytest.raises(ValueError, match=r"not a file of masks: .*torch\.bool"):
+            prunus.Masks.load(path)
+
+    def test_a_failed_save_leaves_the_old_file(self, tmp_path: Path) -> None:
+        import subprocess
+        import sys
+
+        pytest.importorskip("resource")  # POSIX
+        path = tmp_path / "masks.safetensors"
+        prunus.make_masks(small_net(), 0.5).save(path)
+        before = path.read_bytes()
+        code = (
+            "import sys, resource, signal, prunus, torch\n"
+            "masks = prunus.make_masks(torch.nn.Conv2d(64, 64, 3), 0.5)\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"  # the disk is full
+            "masks.save(sys.argv[1])\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=False)
+        assert done.returncode != 0
+        assert path.read_bytes() == before
+        assert [file.name for file in tmp_path.iterdir()] == ["masks.safetensors"]
+
+
+def test_and_or() -> None:
+    model = small_net()
+    few, many = prunus.make_masks(model, 0.2), prunus.make_masks(model, 0.6)
+    assert (few & many).counts == many.counts
+    assert (few | many).counts == few.counts
+    random = prunus.make_masks(model, 0.5, criterion="random")
+    both = random & many
+    assert both.pruned + (random | many).pruned == random.pruned + many.pruned
