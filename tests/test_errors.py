@@ -121,7 +121,7 @@ def test_gradient_criteria_without_gradients(criterion: str) -> None:
 def test_computed_and_lazy_weights() -> None:
     model = small_net()
     nn.utils.parametrizations.weight_norm(model[0])
-    with pytest.raises(ValueError, match="0: the weight of this .* is not a parameter"):
+    with pytest.raises(ValueError, match=r"0: the weight of this .* is not a parameter"):
         prunus.global_prune(model, 0.5)
     with pytest.raises(ValueError, match="lazy"):
         prunus.global_prune(nn.Sequential(nn.LazyConv2d(3, 3)), 0.5)
