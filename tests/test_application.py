@@ -428,6 +428,205 @@ def test_data_parallel_replicas_are_pruned_in_the_backward_pass() -> None:
     assert torch.equal(run(replica, x)[1], run(model, x)[1])
 
 
+def test_an_interrupted_forward_leaves_nothing_behind() -> None:
+    class Stop(nn.Module):
+        stopped = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.stopped:
+                raise KeyboardInterrupt
+            return x
+
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), Stop(), nn.Conv2d(4, 4, 3)), torch.randn(1, 3, 8, 8)
+    prunus.gradient_prune(model, 1.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, x)
+    prunus.restore(model)
+    model[1].stopped = False
+    assert run(model, x)[1].any()
+
+
+@pytest.mark.parametrize("padding", [1, "same", "valid"])
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+@pytest.mark.parametrize("size", [3, 4])
+def test_every_kind_of_padding(padding: int | str, mode: str, size: int) -> None:
+    layer = nn.Conv2d(4, 6, size, padding=padding, padding_mode=mode)
+    original, x = copy.deepcopy(layer), inputs_for(layer)
+    with prunus.prune(layer, 0.5, passes="backward") as pruning:
+        grad = run(layer, x)[1]
+        torch.testing.assert_close(grad, expected(original, pruning.masks["weight"], "backward", x)[1])
+        one = run(layer, x[0])[1]  # without a batch axis
+        torch.testing.assert_close(one, run(layer, x[:1])[1][0])
+
+
+def test_a_transposed_convolution_told_its_output_size() -> None:
+    layer = nn.ConvTranspose2d(4, 6, 3, stride=2)
+    x, original = torch.randn(1, 4, 5, 5), copy.deepcopy(layer)
+    mask = prunus.prune(layer, 0.5, passes="backward", layers="all").masks["weight"]
+    with torch.no_grad():
+        original.weight.mul_(mask)
+    got = run(lambda x: layer(x, output_size=(12, 12)), x)[1]  # type: ignore[arg-type]
+    torch.testing.assert_close(got, run(lambda x: original(x, output_size=(12, 12)), x)[1])  # type: ignore[arg-type]
+
+
+class Scaled(nn.Conv2d):
+    """Its weight is multiplied by a parameter before it is used, and penalised besides."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 6, 3)
+        self.gain = nn.Parameter(torch.rand(6, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.gain, self.bias) + self.weight.square().sum()
+
+
+def test_gradients_of_the_parameters_are_those_of_the_unpruned_layer() -> None:
+    for layer in (Scaled(), Standardised(4, 6, 3), nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(4, 6, 3)):
+        original, x = copy.deepcopy(layer), torch.randn(2, 4, 6, 6, requires_grad=True)
+        prunus.prune(layer, 0.7, passes="backward", layers="all")
+        for net in (layer, original):
+            net(x).square().sum().backward()
+        for (name, parameter), plain in zip(layer.named_parameters(), original.parameters(), strict=True):
+            torch.testing.assert_close(parameter.grad, plain.grad, msg=name)
+
+
+def test_hooks_of_others_are_called_once_and_keep_their_effect() -> None:
+    model, x, seen = small_net().eval(), torch.randn(2, 3, 8, 8), []
+    prunus.gradient_prune(model, 0.5)
+    plain = run(model, x)[1]
+    model[0].register_forward_pre_hook(lambda layer, args: (args[0] * 1.0,))
+    model[0].register_forward_hook(lambda layer, args, output: seen.append(output))
+    model[7].register_forward_hook(lambda layer, args, output: output * 2)
+    torch.testing.assert_close(run(model, x)[1], 2 * plain)
+    assert len(seen) == 1
+    assert torch.equal(seen[0], F.conv2d(x, model[0].weight, model[0].bias, padding=1))
+
+
+def test_random_numbers_are_those_of_the_unpruned_network() -> None:
+    class Dropped(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(super().forward(x))
+
+    model, x = nn.Sequential(Dropped(3, 4, 3), Dropped(4, 4, 3)), torch.randn(2, 3, 8, 8, requires_grad=True)
+    torch.manual_seed(1)
+    wanted = model(x)
+    prunus.gradient_prune(model, 0.5)
+    torch.manual_seed(1)
+    assert torch.equal(model(x), wanted)
+
+
+def test_outer_hooks_see_what_autograd_saves() -> None:
+    model, x, packed = small_net().eval(), torch.randn(2, 3, 8, 8), []
+    prunus.gradient_prune(model, 0.5)
+    wanted = run(model, x)[1]
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t, lambda t: t):
+        assert torch.equal(run(model, x)[1], wanted)
+    assert len(packed) > 8
+
+
+def test_double_backward_and_torch_func() -> None:
+    model, x = small_net().eval(), torch.randn(2, 3, 8, 8, requires_grad=True)
+    prunus.gradient_prune(model, 0.5)
+    [grad] = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+    grad.square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.any()
+    functional = torch.func.grad(lambda t: model(t).square().sum())(x.detach())
+    torch.testing.assert_close(functional, grad)
+
+
+def test_weights_that_are_slices() -> None:
+    layer = nn.Conv2d(6, 8, 3)
+    layer.weight = nn.Parameter(layer.weight.data[:, :3])
+    original, x = copy.deepcopy(layer), torch.randn(2, 3, 6, 6)
+    for passes in PASSES:
+        with prunus.prune(layer, 0.5, passes=passes) as pruning:
+            output, grad = run(layer, x)
+            wanted_output, wanted_grad = expected(original, pruning.masks["weight"], passes, x)
+        assert torch.equal(output, wanted_output)
+        torch.testing.assert_close(grad, wanted_grad)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_fused_optimizers_which_leave_no_trace_in_the_version(kind: type[torch.optim.Optimizer]) -> None:
+    model, x = small_net(), torch.randn(4, 3, 8, 8)
+    optimizer = kind(
+        model.parameters(), lr=0.01, fused=True, **({"momentum": 0.9} if kind is torch.optim.SGD else {})
+    )
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+
+    step()
+    before = model[0].weight.detach().clone()
+    mask = prunus.prune(model, 0.5).masks["0.weight"]
+    for _ in range(3):
+        step()
+    with torch.no_grad():
+        model(x)
+    assert not model[0].weight[~mask].any()
+    trained = model[0].weight.detach().clone()
+    prunus.restore(model)
+    assert torch.equal(model[0].weight, torch.where(mask, trained, before))
+    assert not torch.equal(model[0].weight[mask], before[mask])
+
+
+@pytest.mark.filterwarnings("ignore:Linear layers hold only")
+@pytest.mark.parametrize("amp", [False, True])
+def test_attention_under_training_autocast_and_deepcopy(amp: bool) -> None:
+    model, x = Attention(), torch.randn(2, 5, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for twin in (False, True):
+        model(x).square().sum().backward()
+        optimizer.step()
+        masks = prunus.prune(model, 0.5, layers=(nn.Linear,)).masks
+        if twin:
+            model = copy.deepcopy(model)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(2):
+            model(x).square().sum().backward()
+            optimizer.step()
+        model(x)
+        [mask] = masks.values()
+        assert not model.attention.out_proj.weight[~mask].any()
+    prunus.prune(model, 1.0, passes="backward", layers=(nn.Linear,))
+    with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+        assert not run(model, x)[1].any()
+
+
+def test_a_handle_acts_on_its_own_pruning_alone() -> None:
+    model = small_net()
+    before = copy.deepcopy(model.state_dict())
+    with prunus.prune(model, 0.5, p_bern=0.5) as outer:
+        with prunus.prune(model, 0.2):
+            pass
+        with pytest.raises(RuntimeError, match="this pruning has ended"):
+            outer.redraw()
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        newer = prunus.prune(model, 0.3, passes="backward")
+    assert torch.equal(model[0].weight_mask, newer.masks["0.weight"])  # leaving the block took nothing
+
+
+def test_a_layer_with_a_mask_of_its_own_is_refused() -> None:
+    model = small_net()
+    model[3].register_buffer("weight_mask", torch.ones(2))
+    model[0].weight_orig = "mine"
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"0\.weight: its layer has a weight_mask or weight_orig of its own"):
+        prunus.global_prune(model, 0.5)
+    assert list(model.state_dict()) == list(before)
+    assert model[0].weight.all()
+
+
+def test_two_parameters_in_one_memory_are_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
+    model[1].weight = nn.Parameter(model[0].weight.data)
+    with pytest.raises(ValueError, match=r"0\.weight and 1\.weight are two parameters in the same memory"):
+        prunus.global_prune(model, 0.5)
+
+
 def test_lstm_and_attention_beside_pruned_layers_keep_working() -> None:
     class Mixed(nn.Module):
         def __init__(self) -> None:

@@ -108,21 +108,23 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
             process.stderr.readline()  # a line a point
         process.send_signal(sign)
         assert process.wait() == expected
-        counts.append(len(rows_of(broken)))
+        counts.append(len(json.loads((broken / "results.json").read_text())["points"]))
     assert 3 <= counts[0] < counts[1] < 30
     resumed = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(resumed.stderr.splitlines()) == 30 - counts[1]  # nothing is measured again
     stored, fresh = (json.loads((f / "results.json").read_text()) for f in (broken, whole))
     assert stored == fresh
     assert sorted(path.name for path in broken.iterdir()) == sorted(path.name for path in whole.iterdir())
+    assert rows_of(broken) == rows_of(whole)
 
 
 def test_a_finished_sweep_is_shown_again_and_other_settings_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "results"
-    command = ["sweep", "-a", "digits:plain", "--p-prune", "0,0.5", "-o", str(output)]
+    command = ["sweep", "-a", "digits:plain", "--p-prune", "0,0.5,0.50", "-o", str(output)]
     assert main(command) == 0
+    assert len(rows_of(output)) == 4
     first = capsys.readouterr()
     assert main(command) == 0
     again = capsys.readouterr()
@@ -143,6 +145,10 @@ def test_a_finished_sweep_is_shown_again_and_other_settings_are_refused(
     (output / "results.json").write_text("{")
     assert "is not a results file" in error_of(capsys, 1, *command)
     assert (output / "results.json").read_text() == "{"
+    (output / "results.json").write_bytes(before["results.json"])
+    (output / "results.csv").unlink()  # as if killed before it was written
+    assert main(command) == 0
+    assert (output / "results.csv").read_bytes() == before["results.csv"]
 
 
 def test_the_spelling_of_the_original_script(
@@ -237,6 +243,8 @@ def test_bad_checkpoints(
         assert f"{name} is not a readable state_dict" in error_of(capsys, 1, *command, tmp_path / name)
     assert "list.pth is not a state_dict" in error_of(capsys, 1, *command, tmp_path / "list.pth")
     assert "does not fit" in error_of(capsys, 1, *command, good)
+    torch.save({1: torch.zeros(1)}, tmp_path / "numbers.pth")
+    assert "numbers.pth is not a state_dict" in error_of(capsys, 1, *command, tmp_path / "numbers.pth")
     assert "no weights file" in error_of(capsys, 1, *command, tmp_path / "missing.pth")
     assert not (tmp_path / "pwned").exists()
 
@@ -254,6 +262,46 @@ def test_bad_data_folders(
     (folder / "val" / "ant" / "0.png").rename(folder / "val" / "dog" / "0.png")
     assert "4 class folders, but tiny tells 3 apart" in error_of(capsys, 1, *command, folder)
     assert "needs images: --data" in error_of(capsys, 1, "eval", "-a", f"{nets}:tiny")
+
+
+def test_images_of_different_sizes(
+    folder: Path, nets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torchvision.transforms.functional import to_pil_image
+
+    (folder / "val" / ".ipynb_checkpoints").mkdir()  # no class
+    to_pil_image(torch.rand(3, 9, 9)).save(folder / "val" / "ant" / "0.png")
+    command = ["eval", "--data", str(folder), "-a", f"{nets}:tiny", "-j", "1"]
+    assert "images differ in size ((3, 9, 9), (3, 12, 16)): give --image-size" in error_of(
+        capsys, 1, *command
+    )
+    assert main([*command, "--image-size", "8", "-o", str(tmp_path / "out")]) == 0
+    to_pil_image(torch.rand(3, 9, 9)).save(folder / "val" / "ant" / "new.png")
+    error = error_of(capsys, 1, *command, "--image-size", "8", "-o", tmp_path / "out")
+    assert "holds results of other settings: images was" in error
+
+
+def test_networks_that_cannot_run(
+    folder: Path, nets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nets.write_text(
+        "from torch import nn\n"
+        "gray = lambda: nn.Conv2d(1, 3, 3)\n"
+        "maps = lambda: nn.Conv2d(3, 3, 3)\n"
+        "broken = lambda: 1 / 0\n"
+        "rows = lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))\n"
+    )
+    command = ("eval", "--data", folder, "-j", 0, "-a")
+    assert "gray cannot run on an image of shape (3, 12, 16)" in error_of(capsys, 1, *command, f"{nets}:gray")
+    assert "maps must give logits (batch, classes)" in error_of(capsys, 1, *command, f"{nets}:maps")
+    assert "raised ZeroDivisionError" in error_of(capsys, 1, *command, f"{nets}:broken")
+    assert "nothing to prune" in error_of(capsys, 1, *command, f"{nets}:rows", "--prune-type", "global")
+    assert main([str(part) for part in (*command, f"{nets}:rows")]) == 0  # nothing is to be pruned
+
+
+def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in (("--gpu", 99), ("--device", "cuda:99"), ("--device", "abacus")):
+        assert "is not to be had here" in error_of(capsys, 1, "eval", *option)
 
 
 def test_corrupt_images(folder: Path, nets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,7 +349,7 @@ def test_unknown_networks(arch: str, message: str, nets: Path, capsys: pytest.Ca
         (["--p-prune", "1.5"], "p_prune must be in [0, 1], got 1.5"),
         (["--p-prune", "-0.1"], "p_prune must be in [0, 1]"),
         (["--p-bern", "nan"], "p_bern must be in [0, 1], got nan"),
-        (["--exclude", "layer9"], "exclude='layer9' matches no weight"),
+        (["--exclude", "layer9"], "exclude='layer9' matches nothing"),
         (["--layers", "Conv1d"], "nothing to prune"),
         (["--weights", "a,b"], "2 weights for 1 networks"),
     ],
@@ -318,6 +366,10 @@ def test_arguments_out_of_range(
         ["sweep", "--p-prune", "0:0.75:0.1"],
         ["sweep", "--p-prune", "0:1"],
         ["sweep", "--p-prune", "many"],
+        ["sweep", "--p-prune", "nan"],
+        ["sweep", "--seed", "0.5"],
+        ["sweep", "--seed", "inf"],
+        ["sweep", "--std", "nan,1,1"],
         ["sweep", "--granularity", "wieght"],
         ["sweep", "--mean", "0.5"],
         ["eval", "--prune-type", "all"],

@@ -41,8 +41,10 @@ for passes in ("both", "backward", "forward"):
         assert all((model.get_parameter(name)[~mask] == 0).all() for name, mask in pruning.masks.items())
     prunus.restore(model)
     assert all(parameter.all() for name, parameter in model.named_parameters() if "weight" in name)
+print("done", rank, flush=True)
+dist.barrier()
+del parallel, optimizer  # or gloo's threads may outlive the interpreter and abort
 dist.destroy_process_group()
-print("done", rank)
 """
 
 

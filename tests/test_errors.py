@@ -53,13 +53,23 @@ def test_a_misspelled_argument() -> None:
 
 @pytest.mark.parametrize("argument", ["include", "exclude"])
 def test_a_pattern_that_matches_nothing(argument: str) -> None:
-    with pytest.raises(ValueError, match=rf"{argument}='layer9\.\*' matches no weight .*0\.weight"):
+    with pytest.raises(ValueError, match=rf"{argument}='layer9\.\*' matches nothing; .*'0\.weight'"):
         prunus.make_masks(small_net(), 0.5, **{argument: ("0", "layer9.*")})
 
 
 def test_patterns_that_leave_nothing() -> None:
     with pytest.raises(ValueError, match=r"nothing to prune: include=None, exclude='\*'"):
         prunus.make_masks(small_net(), 0.5, exclude="*")
+
+
+def test_a_pattern_may_match_layers_that_are_not_pruned_anyway() -> None:
+    assert list(prunus.make_masks(small_net(), 0.5, exclude=("7", "0"))) == ["3.weight"]
+    assert len(prunus.make_masks(small_net(), 0.5, exclude=None)) == 2
+
+
+def test_a_seed_is_no_generator() -> None:
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator, got 7"):
+        prunus.make_masks(small_net(), 0.5, generator=7)  # type: ignore[arg-type]
 
 
 def test_patterns_name_weights_and_modules() -> None:
@@ -121,8 +131,9 @@ def test_gradient_criteria_without_gradients(criterion: str) -> None:
 def test_computed_and_lazy_weights() -> None:
     model = small_net()
     nn.utils.parametrizations.weight_norm(model[0])
-    with pytest.raises(ValueError, match=r"0: the weight of this .* is not a parameter"):
+    with pytest.raises(ValueError, match=r"0\.weight is not a parameter of its"):
         prunus.global_prune(model, 0.5)
+    assert list(prunus.make_masks(model, 0.5, exclude="0")) == ["3.weight"]
     with pytest.raises(ValueError, match="lazy"):
         prunus.global_prune(nn.Sequential(nn.LazyConv2d(3, 3)), 0.5)
 

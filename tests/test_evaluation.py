@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -34,6 +37,22 @@ def test_counts_are_those_of_the_definition() -> None:
 def test_fewer_than_five_classes() -> None:
     result = prunus.evaluate(nn.Identity(), [(torch.eye(3), torch.tensor([0, 1, 0]))])
     assert (result.correct, result.correct5, result.images) == (2, 3, 3)
+
+
+def test_an_output_that_is_not_a_number_is_never_right() -> None:
+    logits = torch.full((4, 3), torch.nan)
+    result = prunus.evaluate(
+        nn.Identity(), [(logits, torch.tensor([0, 1, 2, 0])), (logits[:0], logits[:0, 0])]
+    )
+    assert (result.correct, result.correct5, result.images) == (0, 0, 4)
+
+
+def test_a_loader_that_can_be_read_only_once_and_ratios_of_numpy() -> None:
+    model = digits.load_network("plain")
+    with pytest.raises(TypeError, match="loader is an iterator"):
+        prunus.sweep(model, iter(batches()), p_prune=0.5)
+    points = prunus.sweep(model, batches(), p_prune=np.array([0.0, 0.5, 0.5]))
+    assert [point.setting.p_prune for point in points] == [0, 0.5]
 
 
 def test_modes_come_back_and_statistics_do_not_move() -> None:
@@ -143,6 +162,10 @@ def test_gradient_criteria_are_those_of_the_definition() -> None:
     for name in ("0.weight", "3.weight", "12.weight"):
         grad = model.get_parameter(name).grad
         torch.testing.assert_close(grad, twin.get_parameter(name).grad)
+    half = copy.deepcopy(model).half()
+    half[0].weight.grad = (model[0].weight.grad * 1e-3).half()
+    scores = prunus.rank(half, criterion="taylor", include="0").scores["0.weight"]
+    assert (scores[:] > 0).sum() > 100  # no underflow
     taylor = prunus.make_masks(model, 0.5, criterion="taylor", scope="layer")["0.weight"]
     scores = (model[0].weight * model[0].weight.grad).abs()
     assert scores[~taylor].max() <= scores[taylor].min()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from prunus import selection
 from prunus.selection import over_layers, over_network
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -50,19 +52,31 @@ def score_sets(draw: st.DrawFn) -> dict[str, Tensor]:
 fractions = st.one_of(st.sampled_from([0.0, 1.0, 0.5, 0.3, 1 / 3, 1e-9]), st.floats(0, 1))
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.fixture(autouse=True, params=[False, True], ids=["small", "streamed"])
+def streamed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole road for few scores too: samples of 50, pieces of 64, and brackets that often miss."""
+    if request.param:
+        monkeypatch.setattr(selection, "SAMPLE", 50)
+        monkeypatch.setattr(selection, "PIECE", 64)
+        monkeypatch.setattr(selection, "MARGIN", 0.5)
+
+
+anyway = [HealthCheck.function_scoped_fixture]  # it is the same for every example
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=anyway)
 @given(score_sets(), st.lists(fractions, min_size=1, max_size=4))
 def test_the_lowest_fraction_is_that_of_a_sort(scores: dict[str, Tensor], fractions: list[float]) -> None:
-    for fraction, chosen in zip(fractions, over_network(scores, fractions), strict=True):
+    for fraction, kept in zip(fractions, over_network(scores, fractions), strict=True):
         expected = lowest_by_sorting(scores, fraction)
-        assert list(chosen) == list(scores)
-        assert all(torch.equal(chosen[name], expected[name]) for name in scores)
+        assert list(kept) == list(scores)
+        assert all(torch.equal(~kept[name], expected[name]) for name in scores)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=anyway)
 @given(score_sets(), fractions)
 def test_layer_scope_cuts_every_layer_by_itself(scores: dict[str, Tensor], fraction: float) -> None:
-    [chosen] = over_layers(scores, [fraction])
+    [kept] = over_layers(scores, [fraction])
     for name, score in scores.items():
-        assert torch.equal(chosen[name], lowest_by_sorting({name: score}, fraction)[name])
-        assert int(chosen[name].sum()) == int(fraction * len(score))
+        assert torch.equal(~kept[name], lowest_by_sorting({name: score}, fraction)[name])
+        assert int((~kept[name]).sum()) == int(fraction * len(score))

@@ -10,7 +10,8 @@ from prunus.application import apply_masks, restore
 from prunus.criteria import Criterion, Groups, fill_gradients
 from prunus.evaluation import Point, Result, Setting, evaluate, sweep
 from prunus.masks import Masks
-from prunus.pruning import Pruning, Ranking, global_prune, gradient_prune, make_masks, prune, rank
+from prunus.pruning import Pruning, global_prune, gradient_prune, make_masks, prune
+from prunus.ranking import Ranking, rank
 
 __version__ = "0.1.0"
 

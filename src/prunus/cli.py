@@ -87,7 +87,7 @@ def _ranking_options(several: bool, p_prune: str, granularity: str, criteria: Se
         ),
         click.option(
             "--seed",
-            type=Numbers(int) if several else click.INT,
+            type=Numbers(int) if several else click.IntRange(-(2**63), 2**63 - 1),
             default="0",
             help="Of random scores and draws.",
         ),
@@ -215,8 +215,8 @@ def eval_command(prune_type: str, output: Path | None, **options: Any) -> None:
     \b
     prunus eval --data IMAGENET -a resnet18 --prune-type global --p-prune 0.1 --p-bern 1.0
     """
-    if prune_type == "none":
-        options["p_prune"] = 0.0
+    if prune_type == "none":  # whatever the layers
+        options.update(p_prune=0.0, layers=("all",))
     _show(table(_measure(options, output, "backward" if prune_type == "gradient" else "both")))
 
 
@@ -248,13 +248,13 @@ def _measure(options: Mapping[str, Any], output: Path | None, passes: str) -> li
 
 
 def _device(name: str | None, gpu: int | None) -> torch.device:
-    if gpu is not None:
-        return torch.device("cuda", gpu)
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    wanted = name or best if gpu is None else f"cuda:{gpu}"
     try:
-        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(name or best)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name!r}: expected cuda, cuda:1, mps or cpu") from error
+        return torch.empty(0, device=wanted).device
+    except (RuntimeError, AssertionError) as error:  # no such device, or torch built without it
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {wanted!r} is not to be had here: {reason}") from error
 
 
 def _layer_types(names: Sequence[str]) -> Layers:

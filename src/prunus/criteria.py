@@ -64,7 +64,8 @@ def gradient(groups: Groups) -> Tensor:
 
 def taylor(groups: Groups) -> Tensor:
     """|w·g|: first-order change of the loss without w (Molchanov et al. 2019, arXiv 1906.10771, eq. 8)."""
-    return (groups.values * groups.gradients).abs()
+    wide = torch.promote_types(groups.values.dtype, torch.float32)  # the product of two halfs underflows
+    return (groups.values.to(wide) * groups.gradients).abs()
 
 
 CRITERIA: dict[str, Criterion] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from prunus.networks import Network
 
 Example = tuple[Tensor, int] | str
 Batch = tuple[Tensor, Tensor]
-SYNTHETIC = 1000  # images, as many as the original research script made
+SYNTHETIC = 256  # images
 
 
 class BadImageError(ValueError):
@@ -28,22 +29,27 @@ class ImageFolder(Dataset[Example]):
     """ROOT/<class>/*, classes in alphabetical order. An unreadable image gives its error message."""
 
     def __init__(self, root: Path, transform: Callable[[Any], Tensor]) -> None:
-        datasets = need("torchvision.datasets", "eval")
+        folder = need("torchvision.datasets.folder", "eval")
         if not root.is_dir():
             raise ValueError(f"no folder {str(root)!r}: expected images in {root}/<class>/*")
+        names = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
         try:
-            self.folder = datasets.ImageFolder(str(root))
-        except FileNotFoundError as error:  # no class folder, or one without images
+            if not names:
+                raise FileNotFoundError("no class folder in it")
+            numbers = {name: number for number, name in enumerate(names)}
+            self.samples = folder.make_dataset(str(root), numbers, folder.IMG_EXTENSIONS)
+        except FileNotFoundError as error:  # or a class without images
             raise ValueError(f"{root}: {str(error).splitlines()[0]}") from error
-        self.classes, self.transform = len(self.folder.classes), transform
+        self.root, self.classes, self.transform = root, len(names), transform
+        self.load = folder.default_loader
 
     def __len__(self) -> int:
-        return len(self.folder)
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> Example:
-        path, label = self.folder.samples[index]
+        path, label = self.samples[index]
         try:
-            image = self.folder.loader(path)
+            image = self.load(path)
         except Exception as error:  # Pillow raises many kinds
             return f"{path} ({type(error).__name__}: {error})"
         return self.transform(image), label
@@ -58,7 +64,7 @@ class ImageFolder(Dataset[Example]):
             example = self[index]
             if not isinstance(example, str):
                 return example[0]
-        raise ValueError(f"{self.folder.root}: none of its {len(self)} images can be read")
+        raise ValueError(f"{self.root}: none of its {len(self)} images can be read")
 
 
 class Images:
@@ -104,7 +110,9 @@ class Images:
         Raises:
             BadImageError: an image cannot be read and `skip_bad` is off.
         """
-        for batch, bad in self.loader:
+        for batch, bad, shapes in self.loader:
+            if len(shapes) > 1:
+                raise ValueError(f"images differ in size ({', '.join(shapes[:3])}): give --image-size")
             if bad and not self.skip_bad:
                 raise BadImageError(f"cannot read image {bad[0]}; --skip-bad-images goes on without it")
             self.bad.update(dict.fromkeys(bad))
@@ -112,11 +120,14 @@ class Images:
                 yield batch
 
 
-def _collate(examples: Iterable[Example]) -> tuple[Batch | None, list[str]]:
+def _collate(examples: Iterable[Example]) -> tuple[Batch | None, list[str], list[str]]:
+    """A batch of what can be read, messages about the rest, and the shapes there are."""
     examples = list(examples)
     good = [example for example in examples if not isinstance(example, str)]
     bad = [example for example in examples if isinstance(example, str)]
-    return (tuple(default_collate(good)) if good else None), bad
+    shapes = list(dict.fromkeys(str(tuple(image.shape)) for image, _ in good))
+    # Errors are raised in the main process: from a worker they come with a traceback for a message.
+    return (tuple(default_collate(good)) if len(shapes) == 1 else None), bad, shapes
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,15 @@ class Source:
     calibration: int = 512
     batch_size: int = 256
     workers: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the names and sizes of the image files: the same images, or others."""
+        digest = hashlib.sha256()
+        for path in sorted((self.data / "val").rglob("*")) if self.data else ():
+            if path.is_file():
+                digest.update(f"{path.relative_to(self.data or path)} {path.stat().st_size}".encode())
+        return digest.hexdigest()
 
 
 def open_images(network: Network, source: Source, train: bool = False) -> Images:
@@ -180,5 +200,16 @@ def _dataset(network: Network, source: Source, train: bool) -> tuple[Dataset[Exa
 
 
 def _classes_of(network: Network, image: Tensor) -> int:
-    with torch.no_grad():
-        return int(network.model(image[None]).shape[-1])
+    """The number of classes the network tells apart, found by running it."""
+    try:
+        with torch.no_grad():
+            logits = network.model(image[None])
+    except Exception as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise ValueError(
+            f"{network.name} cannot run on an image of shape {tuple(image.shape)}: {reason}"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"{network.name} must give logits (batch, classes), got {shape}")
+    return logits.shape[1]

@@ -16,7 +16,7 @@ from prunus.arguments import check_fraction, choose
 from prunus.criteria import CRITERIA
 from prunus.granularity import GRANULARITIES, NORMS
 from prunus.masks import Masks
-from prunus.pruning import Ranking, rank
+from prunus.ranking import Ranking, rank
 from prunus.selection import SCOPES
 from prunus.weights import Layers, Patterns
 
@@ -71,10 +71,13 @@ def evaluate(
         model.eval()
         with torch.no_grad(), torch.autocast(device.type, amp, enabled=amp is not None):
             for inputs, labels in loader:
+                if not len(labels):
+                    continue
                 logits = model(inputs.to(device, non_blocking=True)).float()
                 labels = labels.to(device, non_blocking=True)
                 _check_labels(labels, logits)
                 hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+                hits &= ~logits.isnan().any(1, keepdim=True)  # topk takes NaN for the largest
                 correct += int(hits[:, 0].sum())
                 correct5 += int(hits.sum())
                 images += len(labels)
@@ -159,7 +162,7 @@ def grid(
     passes: str = "both",
     seeds: Sequence[int] | int = 0,
 ) -> list[Setting]:
-    """Every combination; each argument is one value or several."""
+    """Every combination, once; each argument is one value or several."""
     return [
         Setting(p, bern, piece, how, where, norm, passes, seed)
         for piece in _several(granularity)
@@ -172,7 +175,8 @@ def grid(
 
 
 def _several(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    return list(dict.fromkeys(value)) if several else [value]
 
 
 def measure(
@@ -182,7 +186,7 @@ def measure(
     *,
     layers: Layers = (nn.Conv2d,),
     include: Patterns | None = None,
-    exclude: Patterns = (),
+    exclude: Patterns | None = (),
     amp: torch.dtype | None = None,
 ) -> Iterator[Point]:
     """Measure settings one by one. Neighbours that rank alike are ranked once.
@@ -234,7 +238,7 @@ def sweep(
     seeds: Sequence[int] | int = 0,
     layers: Layers = (nn.Conv2d,),
     include: Patterns | None = None,
-    exclude: Patterns = (),
+    exclude: Patterns | None = (),
     amp: torch.dtype | None = None,
 ) -> list[Point]:
     """Accuracy at every combination of the given values; the model is left as it was.
@@ -255,6 +259,7 @@ def sweep(
         `.result` (see `evaluate`), `.pruned_fraction`, `.layers`.
 
     Raises:
+        TypeError: `loader` can be read only once.
         ValueError: as `prunus.rank` and `evaluate` do.
 
     Example:
@@ -264,5 +269,7 @@ def sweep(
         >>> [point.pruned for point in prunus.sweep(net, data, p_prune=(0, 0.25, 0.5))]
         [0, 9, 18]
     """
+    if isinstance(loader, Iterator):
+        raise TypeError("loader is an iterator, which can be read once only: give a DataLoader or a list")
     settings = grid(p_prune, p_bern, granularity, criterion, scope, norm, passes, seeds)
     return list(measure(model, loader, settings, layers=layers, include=include, exclude=exclude, amp=amp))

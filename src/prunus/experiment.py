@@ -41,18 +41,21 @@ class Experiment:
             record: the settings in words, by which the folder knows that they are the same.
         """
         fingerprints = {network.name: network.fingerprint for network in self.networks}
-        folder = ResultsFolder(output, {**record, "networks": fingerprints}) if output else None
+        record = {**record, "networks": fingerprints, "images": self.source.fingerprint}
+        folder = ResultsFolder(output, record) if output else None
         rows = list(folder.rows) if folder else []
         with Monitor(len(self.networks) * len(self.settings), len(rows)) as monitor:
-            for network in self.networks:
-                left = [s for s in self.settings if not (folder and folder.holds(network.name, s))]
-                for row in self._rows(network, left, monitor) if left else ():
-                    rows.append(row)
-                    if folder:
-                        folder.add(row)
-                    monitor.done(row)
-        if folder:
-            folder.draw()
+            try:
+                for network in self.networks:
+                    left = [s for s in self.settings if not (folder and folder.holds(network.name, s))]
+                    for row in self._rows(network, left, monitor) if left else ():
+                        rows.append(row)
+                        if folder:
+                            folder.add(row)
+                        monitor.done(row)
+            finally:
+                if folder and rows:
+                    folder.finish()
         return rows
 
     def _rows(self, network: Network, settings: Sequence[Setting], monitor: Monitor) -> Iterator[Row]:

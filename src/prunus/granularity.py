@@ -92,7 +92,7 @@ def pool_sum(scores: Tensor) -> Tensor:
 
 def pool_mean(scores: Tensor) -> Tensor:
     """Mean of each row, shape (groups,): groups of different sizes compared fairly."""
-    return pool_sum(scores) / scores.shape[1]
+    return pool_sum(scores) / max(1, scores.shape[1])
 
 
 NORMS = {"l1": pool_sum, "mean": pool_mean}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import pickle
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
@@ -52,11 +50,12 @@ class Network:
     name: str
     model: nn.Module
     transform: Callable[[Any], Tensor] | None = None
+    code: bytes = b""
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the names and values of its state_dict: the same network, or another."""
-        digest = hashlib.sha256()
+        """SHA-256 over its code, where that is a file, and its state_dict: the same network, or another."""
+        digest = hashlib.sha256(self.code)
         for name, tensor in self.model.state_dict().items():
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
@@ -82,7 +81,9 @@ def load_network(
     source = _source(arch)
     path = Path(weights) if weights and weights != "none" else None
     is_file = path is not None and (path.suffix in (".pth", ".pt", ".bin", ".safetensors") or path.exists())
-    network = source(arch.removeprefix("timm:").removeprefix("digits:"), "none" if is_file else weights)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # weights that are not loaded are the same in every run
+        network = source(arch.removeprefix("timm:").removeprefix("digits:"), "none" if is_file else weights)
     if is_file and path is not None:
         _load_weights(network.model, path, arch)
     if preprocessing not in (None, Preprocessing()):
@@ -172,20 +173,23 @@ def _from_file(arch: str, weights: str | None) -> Network:
     sys.path.insert(0, str(Path(path).resolve().parent))  # as `python FILE.py` would find its neighbours
     try:
         spec.loader.exec_module(module)
+        build = getattr(module, name, None)
+        model = build() if callable(build) else None
+    except Exception as error:
+        raise ValueError(f"{arch} raised {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
-    build = getattr(module, name, None)
     if not callable(build):
         raise ValueError(f"{path} has no callable {name!r}")
-    model = build()
     if not isinstance(model, nn.Module):
         raise ValueError(f"{arch} returned {type(model).__name__}, expected a torch.nn.Module")
-    return Network(name, model, Preprocessing().transform())
+    return Network(name, model, Preprocessing().transform(), Path(path).read_bytes())
 
 
 def _load_weights(model: nn.Module, path: Path, arch: str) -> None:
     state = read_state_dict(path)
-    consume_prefix_in_state_dict_if_present(state, "module.")
+    if not any(name.startswith("module.") for name in model.state_dict()):
+        consume_prefix_in_state_dict_if_present(state, "module.")  # saved from DataParallel
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -208,12 +212,14 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # damaged files make the readers raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path} is not a readable state_dict (truncated, or more than tensors): {reason}"
         ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise ValueError(f"{path} is not a state_dict: expected names and tensors")
     return dict(state)

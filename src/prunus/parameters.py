@@ -42,14 +42,16 @@ class Numbers(click.ParamType[Any]):
         if not isinstance(value, str):
             return value
         try:
-            numbers = tuple(self.kind(number) for part in value.split(",") for number in spread(part))
+            numbers = [number for part in value.split(",") for number in spread(part)]
         except InvalidOperation:
             self.fail(f"{value!r} is not a list of numbers", param, ctx)
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if self.count not in (None, len(numbers)):
             self.fail(f"expected {self.count} numbers, got {len(numbers)}", param, ctx)
-        return numbers
+        if self.kind is int and any(number % 1 or abs(number) >= 2**63 for number in numbers):
+            self.fail(f"{value!r} is not a list of whole numbers", param, ctx)
+        return tuple(self.kind(number) for number in numbers)
 
 
 def spread(text: str) -> Sequence[Decimal]:
@@ -65,9 +67,11 @@ def spread(text: str) -> Sequence[Decimal]:
         [0.0, 0.2, 0.4]
     """
     parts = [Decimal(part.strip()) for part in text.split(":")]
+    if not all(part.is_finite() for part in parts):
+        raise ValueError(f"{text!r} is not finite")
     if len(parts) == 1:
         return parts
-    if len(parts) != 3 or not all(part.is_finite() for part in parts):
+    if len(parts) != 3:
         raise ValueError(f"{text!r} is not a range FIRST:LAST:STEP")
     first, last, step = parts
     if step <= 0 or last < first or (last - first) % step:

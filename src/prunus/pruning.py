@@ -2,125 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from prunus.application import PASSES, apply_masks, exchange_masks, original_values, restore
+from prunus.application import PASSES, Passes, put_on
 from prunus.arguments import check_fraction, choose
-from prunus.criteria import CRITERIA, Criterion, Groups
-from prunus.granularity import GRANULARITIES, NORMS, Grouping
 from prunus.masks import Candidates, Masks
-from prunus.selection import SCOPES, Scope
-from prunus.weights import Layers, Patterns, Weight, find_weights
+from prunus.ranking import Choice, rank
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-
-class Choice(TypedDict, total=False):
-    """How weights are ranked: the keyword arguments of `rank`, which every verb passes on."""
-
-    criterion: str | Criterion
-    granularity: str
-    scope: str
-    norm: str
-    layers: Layers
-    include: Patterns | None
-    exclude: Patterns
-    generator: torch.Generator | None
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The scores of a network's groups: ranked once, cut at any number of fractions."""
-
-    scores: dict[str, Tensor]
-    groupings: dict[str, Grouping]
-    devices: dict[str, torch.device]
-    scope: Scope
-
-    def candidates(self, fractions: Sequence[float]) -> list[Candidates]:
-        """The lowest fraction of groups, for each fraction in [0, 1]."""
-        cuts = self.scope(self.scores, [check_fraction("p_prune", p) for p in fractions])
-        return [Candidates(chosen, self.groupings, self.devices) for chosen in cuts]
-
-
-def rank(
-    model: nn.Module,
-    *,
-    criterion: str | Criterion = "magnitude",
-    granularity: str = "weight",
-    scope: str = "global",
-    norm: str = "l1",
-    layers: Layers = (nn.Conv2d,),
-    include: Patterns | None = None,
-    exclude: Patterns = (),
-    generator: torch.Generator | None = None,
-) -> Ranking:
-    """Score the weights of a network, which is left untouched.
-
-    Args:
-        model: any network; of a pruned one, the original weights are scored.
-        criterion: "magnitude" |w|, "random", "gradient" |g|, "taylor" |w·g| (the last two read the
-            parameters' `.grad`), or a function from `prunus.Groups` to scores; lower goes first.
-        granularity: what is pruned as one piece: "weight"; "kernel", one k×k slice of a
-            convolution; "filter", one output channel; "channel", one input channel.
-        scope: "global", the lowest fraction over all layers together; "layer", of every layer.
-        norm: scores of one piece are summed ("l1") or averaged ("mean", so that small pieces are
-            not pruned first merely for being small).
-        layers: layer types, or "all" for every convolution, transposed convolution and Linear.
-        include: name patterns of the weights to take, default all of those layers. A pattern is a
-            shell wildcard for a weight ("conv1.weight") or a module around it ("layer4.*").
-        exclude: name patterns of the weights to leave out.
-        generator: source of random scores; default the global one.
-
-    Raises:
-        TypeError: an argument of the wrong type.
-        ValueError: an unknown name, a pattern that matches nothing, nothing to prune, weights or
-            scores that are NaN or infinite, or a criterion without the `.grad` it needs.
-    """
-    pool = choose("norm", norm, NORMS)
-    pieces = choose("granularity", granularity, GRANULARITIES)
-    cut = choose("scope", scope, SCOPES)
-    score = criterion if callable(criterion) else choose("criterion", criterion, CRITERIA)
-    weights = find_weights(model, layers, include, exclude)
-    groupings = {name: Grouping.of(weight.owners[0], pieces) for name, weight in weights.items()}
-    scores = {
-        name: _scores(weight, groupings[name], score, pool, generator) for name, weight in weights.items()
-    }
-    devices = {name: weight.parameter.device for name, weight in weights.items()}
-    return Ranking(scores, groupings, devices, cut)
-
-
-def _scores(
-    weight: Weight,
-    grouping: Grouping,
-    criterion: Criterion,
-    pool: Callable[[Tensor], Tensor],
-    generator: torch.Generator | None,
-) -> Tensor:
-    values, grad = grouping.rows(original_values(weight)), weight.parameter.grad
-    _check_finite(weight.name, "values", values)
-    gradients = None if grad is None else grouping.rows(grad)
-    scores = criterion(Groups(weight.name, values, gradients, generator))
-    shape = tuple(scores.shape)
-    if shape not in ((grouping.count, grouping.members), (grouping.count, 1)):
-        raise ValueError(
-            f"criterion gave scores of shape {shape} for {weight.name}; expected "
-            f"{(grouping.count, grouping.members)} or {(grouping.count, 1)}"
-        )
-    _check_finite(weight.name, "scores", scores)
-    return pool(scores)
-
-
-def _check_finite(name: str, what: str, tensor: Tensor) -> None:
-    if tensor.numel() and not torch.isfinite(torch.stack(tensor.aminmax())).all():
-        raise ValueError(f"{name} has {what} that are NaN or infinite: they cannot be ranked")
 
 
 def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: Unpack[Choice]) -> Masks:
@@ -163,28 +57,37 @@ class Pruning:
         model: nn.Module,
         candidates: Candidates,
         p_bern: float,
-        passes: str,
+        passes: Passes,
         generator: torch.Generator | None,
     ) -> None:
         self.model, self.candidates, self.p_bern, self.generator = model, candidates, p_bern, generator
         self._masks = candidates.draw(p_bern, generator)
-        apply_masks(model, self._masks, passes)
+        self._states = put_on(model, {name: (mask, passes) for name, mask in self._masks.items()})
 
     @property
     def masks(self) -> Masks:
-        """The masks in force, True = keep."""
+        """The masks drawn last, True = keep."""
         return self._masks
 
     def redraw(self) -> Masks:
-        """Draw anew which of the same candidates fall, and prune by that."""
-        masks = self.candidates.draw(self.p_bern, self.generator)
-        exchange_masks(self.model, masks)
-        self._masks = masks
-        return masks
+        """Draw anew which of the same candidates fall, and prune by that.
+
+        Raises:
+            RuntimeError: the model has been restored, or pruned anew, since.
+        """
+        if not all(state.attached for state in self._states):
+            raise RuntimeError("the model has been restored or pruned anew since: this pruning has ended")
+        self._masks = self.candidates.draw(self.p_bern, self.generator)
+        for state in self._states:
+            state.set_mask(self._masks[state.name])
+        return self._masks
 
     def restore(self) -> nn.Module:
-        """Undo the pruning; see `prunus.restore`."""
-        return restore(self.model)
+        """Undo this pruning; see `prunus.restore`. Nothing happens if another has taken its place."""
+        for state in self._states:
+            if state.attached:
+                state.remove()
+        return self.model
 
     def __enter__(self) -> Pruning:
         return self
@@ -229,9 +132,9 @@ def prune(
         0
     """
     p_prune, p_bern = check_fraction("p_prune", p_prune), check_fraction("p_bern", p_bern)
-    choose("passes", passes, PASSES)
+    where = choose("passes", passes, PASSES)
     [candidates] = rank(model, **choice).candidates([p_prune])
-    return Pruning(model, candidates, p_bern, passes, choice.get("generator"))
+    return Pruning(model, candidates, p_bern, where, choice.get("generator"))
 
 
 def global_prune(

@@ -84,9 +84,7 @@ class ResultsFolder:
         self.path = path
         # As JSON gives it back, so that it compares equal
         self.settings = json.loads(json.dumps({**settings, "versions": versions()}))
-        self.rows: list[Row] = []
-        if self._json.exists():
-            self.rows = self._read()
+        self.rows = self._read() if self._json.exists() else []
         path.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -98,9 +96,10 @@ class ResultsFolder:
             stored = json.loads(self._json.read_text())
             before, points = stored["settings"], stored["points"]
             rows = [_row(point) for point in points]
-        except (ValueError, KeyError, TypeError) as error:
+            keys = sorted({*before, *self.settings})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self._json} is not a results file of prunus: {error!r}") from error
-        for key in sorted({*before, *self.settings}):
+        for key in keys:
             if before.get(key) != self.settings.get(key):
                 raise ValueError(
                     f"{self.path} holds results of other settings: {key} was {before.get(key)!r}, "
@@ -116,19 +115,23 @@ class ResultsFolder:
         """Keep one more point: JSON and CSV are on disk when this returns."""
         self.rows.append(row)
         points = [{**row.cells(), "layers": row.point.layers} for row in self.rows]
-        with whole_file(self._json) as temporary:
-            temporary.write_text(json.dumps({"settings": self.settings, "points": points}, indent=1))
-        with whole_file(self.path / "results.csv") as temporary, temporary.open("w", newline="") as file:
+        with whole_file(self._json) as partial:
+            partial.write_text(json.dumps({"settings": self.settings, "points": points}, indent=1))
+        self._write_csv()
+
+    def finish(self) -> None:
+        """Write all that is made from the points: the CSV, and the pictures as PNG and SVG."""
+        self._write_csv()
+        for name, figure in {"curve": curve(self.rows), "layers": layers(self.rows)}.items():
+            for suffix in ("png", "svg"):
+                with whole_file(self.path / f"{name}.{suffix}") as partial:
+                    figure.savefig(partial, dpi=150)
+
+    def _write_csv(self) -> None:
+        with whole_file(self.path / "results.csv") as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(row.cells() for row in self.rows)
-
-    def draw(self) -> None:
-        """Write the pictures of all points, curve and layers, as PNG and SVG."""
-        for name, figure in {"curve": curve(self.rows), "layers": layers(self.rows)}.items():
-            for suffix in ("png", "svg"):
-                with whole_file(self.path / f"{name}.{suffix}") as temporary:
-                    figure.savefig(temporary, dpi=150)
 
 
 def _row(cells: Mapping[str, Any]) -> Row:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Layers: TypeAlias = "Sequence[type[nn.Module]] | Literal['all']"
 Patterns: TypeAlias = "str | Sequence[str]"
@@ -40,7 +40,7 @@ def find_weights(
     model: nn.Module,
     layers: Layers = (nn.Conv2d,),
     include: Patterns | None = None,
-    exclude: Patterns = (),
+    exclude: Patterns | None = (),
 ) -> dict[str, Weight]:
     """Collect the weights of the chosen layers, in module order, tied weights once.
 
@@ -61,26 +61,33 @@ def find_weights(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     types = _layer_types(layers)
+    if any(nn.parameter.is_lazy(p) for p in model.parameters()):
+        raise ValueError("model has uninitialized lazy parameters: run one forward pass first")
     found = {
-        name: weight
-        for name, weight in layer_weights(model).items()
-        if any(isinstance(owner, types) for owner in weight.owners)
+        _weight_name(path): module for path, module in model.named_modules() if isinstance(module, types)
     }
-    _check_layers(model, types, found)
-    chosen = _match(found, include, exclude)
-    for weight in chosen.values():
-        _check_weight(weight)
-    return chosen
+    _check_share(model, types, found.values())
+    names = _match(found, model, include, exclude)
+    for name in names:
+        _check_weight(name, found[name])
+    chosen = {id(found[name].weight): found[name] for name in names}
+    weights = {
+        name: replace(weight, owners=_first(chosen[id(weight.parameter)], weight.owners))
+        for name, weight in layer_weights(model).items()
+        if id(weight.parameter) in chosen
+    }
+    _check_memory(weights.values())
+    return weights
 
 
 def layer_weights(model: nn.Module) -> dict[str, Weight]:
-    """Every parameter called `weight`, of any layer, in module order, tied weights once."""
+    """Every parameter called `weight`, of any module, in module order, tied weights once."""
     names: dict[int, str] = {}
     found: dict[str, Weight] = {}
     for path, module in model.named_modules():
         parameter = module._parameters.get("weight")
         if parameter is not None:
-            first = names.setdefault(id(parameter), f"{path}.weight" if path else "weight")
+            first = names.setdefault(id(parameter), _weight_name(path))
             owners = found[first].owners if first in found else ()
             found[first] = Weight(first, parameter, (*owners, module))
     return found
@@ -95,18 +102,19 @@ def _layer_types(layers: Layers) -> tuple[type[nn.Module], ...]:
     return cast("tuple[type[nn.Module], ...]", types)
 
 
-def _check_layers(model: nn.Module, types: tuple[type[nn.Module], ...], found: dict[str, Weight]) -> None:
-    if any(nn.parameter.is_lazy(p) for p in model.parameters()):
-        raise ValueError("model has uninitialized lazy parameters: run one forward pass first")
-    for path, module in model.named_modules():
-        if isinstance(module, types) and module._parameters.get("weight") is None:
-            raise ValueError(
-                f"{path or 'model'}: the weight of this {type(module).__name__} is not a parameter (a "
-                "parametrization, torch.nn.utils.prune or weight_norm computes it, or there is none): "
-                "undo that first, or choose other layers"
-            )
+def _weight_name(path: str) -> str:
+    return f"{path}.weight" if path else "weight"
+
+
+def _first(layer: nn.Module, owners: tuple[nn.Module, ...]) -> tuple[nn.Module, ...]:
+    """The owners of a weight, that layer before the others: it says what a piece is."""
+    return (layer, *(owner for owner in owners if owner is not layer))
+
+
+def _check_share(model: nn.Module, types: tuple[type[nn.Module], ...], layers: Iterable[nn.Module]) -> None:
     total = sum(p.numel() for p in model.parameters())
-    held = sum(weight.parameter.numel() for weight in found.values())
+    weights = {id(p): p.numel() for layer in layers if isinstance(p := layer.weight, Tensor)}
+    held = sum(weights.values())
     names = "/".join(t.__name__ for t in types)
     hint = "" if types == ALL_LAYERS else '; layers="all" takes every convolution and linear layer'
     if held == 0:
@@ -126,28 +134,35 @@ def _depth_outside() -> int:
     return depth
 
 
-def _match(found: dict[str, Weight], include: Patterns | None, exclude: Patterns) -> dict[str, Weight]:
-    included = set(found) if include is None else _matched("include", include, found)
-    excluded = _matched("exclude", exclude, found)
-    chosen = {name: found[name] for name in found if name in included - excluded}
-    if not chosen:
+def _match(
+    names: Iterable[str], model: nn.Module, include: Patterns | None, exclude: Patterns | None
+) -> list[str]:
+    """The names that the patterns leave; every pattern must match something in the model."""
+    parts = {path for path, _ in (*model.named_modules(), *model.named_parameters())}
+    patterns = {"include": _patterns(include), "exclude": _patterns(exclude)}
+    for argument, given in patterns.items():
+        for pattern in given:
+            if not isinstance(pattern, str):
+                raise TypeError(f"{argument} must be name patterns, got {pattern!r}")
+            if not any(fnmatchcase(part, pattern) for part in parts):
+                raise ValueError(f"{argument}={pattern!r} matches nothing; names are like {min(names)!r}")
+    left = [
+        name
+        for name in names
+        if (include is None or _matches(name, patterns["include"]))
+        and not _matches(name, patterns["exclude"])
+    ]
+    if not left:
         raise ValueError(f"nothing to prune: include={include!r}, exclude={exclude!r} leave no weight")
-    return chosen
+    return left
 
 
-def _matched(argument: str, patterns: Patterns, names: dict[str, Weight]) -> set[str]:
-    matched: set[str] = set()
-    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-        if not isinstance(pattern, str):
-            raise TypeError(f"{argument} must be name patterns, got {pattern!r}")
-        hits = {name for name in names if any(fnmatchcase(part, pattern) for part in _prefixes(name))}
-        if not hits:
-            raise ValueError(
-                f"{argument}={pattern!r} matches no weight of the chosen layers; "
-                f"names are like {', '.join(list(names)[:3])}"
-            )
-        matched |= hits
-    return matched
+def _patterns(given: Patterns | None) -> Sequence[str]:
+    return () if given is None else (given,) if isinstance(given, str) else tuple(given)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(part, pattern) for part in _prefixes(name) for pattern in patterns)
 
 
 def _prefixes(name: str) -> Iterator[str]:
@@ -156,9 +171,24 @@ def _prefixes(name: str) -> Iterator[str]:
     return (".".join(parts[:end]) for end in range(len(parts), 0, -1))
 
 
-def _check_weight(weight: Weight) -> None:
-    dtype = weight.parameter.dtype
-    if dtype not in DTYPES:
-        raise ValueError(f"{weight.name} is {dtype}; prunable are float16, bfloat16, float32, float64")
-    if weight.parameter.is_meta:
-        raise ValueError(f"{weight.name} is on the meta device and has no values to rank")
+def _check_weight(name: str, layer: nn.Module) -> None:
+    parameter = layer._parameters.get("weight")
+    if parameter is None:
+        raise ValueError(
+            f"{name} is not a parameter of its {type(layer).__name__}: a parametrization, "
+            "torch.nn.utils.prune or weight_norm computes it, or there is none; undo that, or exclude it"
+        )
+    if parameter.dtype not in DTYPES:
+        raise ValueError(f"{name} is {parameter.dtype}; prunable are float16, bfloat16, float32, float64")
+    if parameter.is_meta:
+        raise ValueError(f"{name} is on the meta device and has no values to rank")
+
+
+def _check_memory(weights: Iterable[Weight]) -> None:
+    places: dict[int, str] = {}
+    for weight in weights:
+        first = places.setdefault(weight.parameter.data_ptr(), weight.name)
+        if first != weight.name and weight.parameter.numel():
+            raise ValueError(
+                f"{first} and {weight.name} are two parameters in the same memory: make them one"
+            )

@@ -1,0 +1,197 @@
+"""A layer's output, with the gradient of its input found with another weight.
+
+The parameters' own gradients stay what they are. Layers that run torch's own convolution or linear
+map go by the formula of its gradient, at no extra cost. Any other layer (one with a `forward` of its
+own, say to standardise its weight, or an attention module) is run twice more, once for each gradient.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+# From gradient of the output, input, weight, and which of the gradients of input, weight and bias
+# are wanted, to those gradients
+Formula = Callable[[Tensor, Tensor, Tensor, list[bool]], Sequence["Tensor | None"]]
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What stands in for a weight: fallen entries are zero, or `original` where that is given."""
+
+    mask: Tensor
+    original: Tensor | None = None
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """The weight that the gradient of the input is found with."""
+        return torch.where(
+            self.mask, weight, weight.new_zeros(()) if self.original is None else self.original
+        )
+
+
+def detour(
+    user: nn.Module,
+    layer: nn.Module,
+    stand_in: StandIn,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: Any,
+) -> Any:
+    """The same output on another graph, or None where no gradient of an input is asked for.
+
+    Args:
+        user: the module that gave `output` for `args` and `kwargs`.
+        layer: the module whose weight it used: itself, or a child of it.
+        stand_in: gives the other weight.
+    """
+    inputs = [value for value in (*args, *kwargs.values()) if _wants_gradient(value)]
+    if not inputs or not torch.is_grad_enabled():
+        return None
+    formula = _formula(layer, args) if user is layer and not kwargs else None
+    if formula is not None:
+        return _ByFormula.apply(formula, stand_in, output.detach(), args[0], layer.weight, layer.bias)
+    return _by_running_again(user, layer, stand_in, args, kwargs, output)
+
+
+def _wants_gradient(value: object) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _formula(layer: Any, args: tuple[Any, ...]) -> Formula | None:
+    """The gradient of a layer that runs torch's own forward on one batch, else None."""
+    if "forward" in vars(layer) or len(args) != 1:
+        return None
+    if type(layer).forward is nn.Linear.forward:
+        return _linear_gradients
+    for kind in (*CONVOLUTIONS, *TRANSPOSED):
+        if isinstance(layer, kind) and type(layer).forward is kind.forward:
+            break
+    else:
+        return None
+    own = isinstance(layer, CONVOLUTIONS) and type(layer)._conv_forward is not kind._conv_forward
+    padding = _padding(layer)
+    if own or padding is None or layer.padding_mode != "zeros" or args[0].dim() != layer.weight.dim():
+        return None
+
+    def gradients(grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> Sequence[Tensor | None]:
+        bias = [grad.shape[1]]
+        geometry = layer.stride, padding, layer.dilation, layer.transposed, layer.output_padding, layer.groups
+        found: Sequence[Tensor | None] = torch.ops.aten.convolution_backward(
+            grad, x, weight, bias, *geometry, wanted
+        )
+        return found
+
+    return gradients
+
+
+def _padding(layer: Any) -> Sequence[int] | None:
+    """Zeros on either side along each axis; None where the two sides differ."""
+    if not isinstance(layer.padding, str):
+        return tuple(layer.padding)
+    if layer.padding == "valid":
+        return [0] * len(layer.kernel_size)
+    both = [reach * (size - 1) for reach, size in zip(layer.dilation, layer.kernel_size, strict=True)]
+    return None if any(total % 2 for total in both) else [total // 2 for total in both]
+
+
+def _linear_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    rows = grad.reshape(-1, grad.shape[-1])
+    return (
+        grad @ weight if wanted[0] else None,
+        rows.T @ x.reshape(-1, x.shape[-1]) if wanted[1] else None,
+        rows.sum(0) if wanted[2] else None,
+    )
+
+
+class _ByFormula(torch.autograd.Function):
+    """A value that is known, and the gradients of input, weight and bias by a formula."""
+
+    @staticmethod
+    def forward(
+        formula: Formula, stand_in: StandIn, value: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.formula, ctx.stand_in, _, x, weight, _ = inputs
+        ctx.wanted, ctx.shape = ctx.needs_input_grad[3:], x.shape
+        ctx.save_for_backward(x if ctx.wanted[1] else None, weight)  # as torch does: x is for the weight's
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        [grad] = grads
+        x, weight = ctx.saved_tensors
+        if x is None:
+            x = grad.new_empty(1).expand(ctx.shape)
+        # Under autocast the layer ran in the dtype of its output.
+        x, weight = x.to(grad.dtype), ctx.stand_in(weight).to(grad.dtype)
+        return None, None, None, *ctx.formula(grad, x, weight, list(ctx.wanted))
+
+
+def _by_running_again(
+    user: nn.Module,
+    layer: Any,
+    stand_in: StandIn,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: Any,
+) -> Any:
+    devices = {value.device for value in args if isinstance(value, Tensor) and value.is_cuda}
+    with torch.random.fork_rng(devices):  # the caller's random numbers are those of one run
+        detached = {id(v): v.detach() for v in (*args, *kwargs.values()) if isinstance(v, Tensor)}
+        for_parameters = user.forward(
+            *(detached.get(id(value), value) for value in args),
+            **{name: detached.get(id(value), value) for name, value in kwargs.items()},
+        )
+        for_inputs = _twin(user, layer, stand_in(layer.weight.detach())).forward(*args, **kwargs)
+    if isinstance(output, Tensor):
+        return _Rerouted.apply(output.detach(), for_inputs, for_parameters)
+    if not isinstance(output, tuple):
+        raise TypeError(
+            f"{type(user).__name__} returned {type(output).__name__}: where the passes differ, "
+            "a pruned layer must return a tensor or a tuple"
+        )
+    return tuple(
+        _Rerouted.apply(value.detach(), *routes) if isinstance(value, Tensor) else value
+        for value, *routes in zip(output, for_inputs, for_parameters, strict=True)
+    )
+
+
+def _twin(module: nn.Module, layer: nn.Module, weight: Tensor) -> nn.Module:
+    """The same module with its parameters detached, and another weight in that layer; nothing is copied."""
+    twin = copy.copy(module)
+    parameters = {name: p if p is None else p.detach() for name, p in module._parameters.items()}
+    vars(twin)["_parameters"] = {**parameters, "weight": weight} if module is layer else parameters
+    vars(twin)["_modules"] = {
+        name: child if child is None else _twin(child, layer, weight)
+        for name, child in module._modules.items()
+    }
+    return twin
+
+
+class _Rerouted(torch.autograd.Function):
+    """A value that is known, with the gradients of two others."""
+
+    @staticmethod
+    def forward(value: Tensor, for_inputs: Tensor, for_parameters: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor]:
+        [grad] = grads
+        return None, grad, grad

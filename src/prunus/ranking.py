@@ -1,0 +1,152 @@
+"""Weights, criterion and granularity put together: the scores of a network, to be cut at any fraction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from prunus.application import original_values
+from prunus.arguments import check_fraction, choose
+from prunus.criteria import CRITERIA, Criterion, Groups, magnitude
+from prunus.granularity import GRANULARITIES, NORMS, Grouping
+from prunus.masks import Candidates
+from prunus.selection import SCOPES, Scope, Scores
+from prunus.weights import Layers, Patterns, Weight, find_weights
+
+
+class Choice(TypedDict, total=False):
+    """The keyword arguments of `rank`, which every verb passes on."""
+
+    criterion: str | Criterion
+    granularity: str
+    scope: str
+    norm: str
+    layers: Layers
+    include: Patterns | None
+    exclude: Patterns | None
+    generator: torch.Generator | None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The scores of a network's groups: ranked once, cut at any number of fractions.
+
+    Good for as long as the weights (and gradients) stay as they are.
+    """
+
+    scores: dict[str, Scores]
+    groupings: dict[str, Grouping]
+    devices: dict[str, torch.device]
+    scope: Scope
+
+    def candidates(self, fractions: Sequence[float]) -> Iterator[Candidates]:
+        """The lowest fraction of groups, for each fraction in [0, 1]."""
+        cuts = self.scope(self.scores, [check_fraction("p_prune", p) for p in fractions])
+        return (Candidates(kept, self.groupings, self.devices) for kept in cuts)
+
+
+def rank(
+    model: nn.Module,
+    *,
+    criterion: str | Criterion = "magnitude",
+    granularity: str = "weight",
+    scope: str = "global",
+    norm: str = "l1",
+    layers: Layers = (nn.Conv2d,),
+    include: Patterns | None = None,
+    exclude: Patterns | None = (),
+    generator: torch.Generator | None = None,
+) -> Ranking:
+    """Score the weights of a network, which is left untouched.
+
+    Args:
+        model: any network; of a pruned one, the original weights are scored.
+        criterion: "magnitude" |w|, "random", "gradient" |g|, "taylor" |w·g| (the last two read the
+            parameters' `.grad`), or a function from `prunus.Groups` to scores; lower goes first.
+        granularity: what is pruned as one piece: "weight"; "kernel", one k×k slice of a
+            convolution; "filter", one output channel; "channel", one input channel.
+        scope: "global", the lowest fraction over all layers together; "layer", of every layer.
+        norm: scores of one piece are summed ("l1") or averaged ("mean", so that small pieces are
+            not pruned first merely for being small).
+        layers: layer types, or "all" for every convolution, transposed convolution and Linear.
+        include: name patterns of the weights to take, default all of those layers. A pattern is a
+            shell wildcard for a weight ("conv1.weight") or a module around it ("layer4.*").
+        exclude: name patterns of the weights to leave out.
+        generator: source of random scores; default the global one.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an unknown name, a pattern that matches nothing, nothing to prune, weights or
+            scores that are NaN or infinite, or a criterion without the `.grad` it needs.
+
+    Example:
+        >>> import prunus
+        >>> ranking = prunus.rank(nn.Conv2d(3, 16, 3), granularity="filter")
+        >>> [candidates.draw().pruned for candidates in ranking.candidates([0, 0.25, 0.5])]
+        [0, 108, 216]
+    """
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeError(f"generator must be a torch.Generator, got {generator!r}")
+    pool = choose("norm", norm, NORMS)
+    pieces = choose("granularity", granularity, GRANULARITIES)
+    cut = choose("scope", scope, SCOPES)
+    score = criterion if callable(criterion) else choose("criterion", criterion, CRITERIA)
+    weights = find_weights(model, layers, include, exclude)
+    groupings = {name: Grouping.of(weight.owners[0], pieces) for name, weight in weights.items()}
+    scores = {
+        name: _scores(weight, groupings[name], score, pool, generator) for name, weight in weights.items()
+    }
+    devices = {name: weight.parameter.device for name, weight in weights.items()}
+    return Ranking(scores, groupings, devices, cut)
+
+
+def _scores(
+    weight: Weight,
+    grouping: Grouping,
+    criterion: Criterion,
+    pool: Callable[[Tensor], Tensor],
+    generator: torch.Generator | None,
+) -> Scores:
+    values, grad = original_values(weight), weight.parameter.grad
+    _check_finite(weight.name, "values", values)
+    gradients = None if grad is None else grouping.rows(grad)
+    groups = Groups(weight.name, grouping.rows(values), gradients, generator)
+    if criterion is magnitude and grouping.members == 1:
+        return Magnitudes(groups.values[:, 0])
+    scores = criterion(groups)
+    shape = tuple(scores.shape)
+    if shape not in ((grouping.count, grouping.members), (grouping.count, 1)):
+        raise ValueError(
+            f"criterion gave scores of shape {shape} for {weight.name}; "
+            f"expected {(grouping.count, grouping.members)} or {(grouping.count, 1)}"
+        )
+    pooled = pool(scores)
+    _check_finite(weight.name, "scores", pooled)
+    return pooled
+
+
+@dataclass(frozen=True)
+class Magnitudes:
+    """Absolute values, taken piece by piece whenever they are read: a copy of the weights is never made."""
+
+    values: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the scores."""
+        return self.values.dtype
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        return self.values[rows].abs()
+
+
+def _check_finite(name: str, what: str, tensor: Tensor) -> None:
+    if tensor.numel() and not torch.isfinite(torch.stack(tensor.aminmax())).all():
+        raise ValueError(f"{name} has {what} that are NaN or infinite: they cannot be ranked")
