@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prunus.files import whole_file
 from prunus.granularity import Grouping
+from prunus.selection import as_array, where_true
 
 FORMAT = {"format": "prunus.masks/1"}
 
@@ -175,9 +176,9 @@ def bernoulli(count: int, p: float, generator: torch.Generator | None = None) ->
         return torch.full((count,), bool(certain), device=device)
     # Whole words are drawn at once: eight times as fast as bytes.
     words = torch.empty(-(-count // 8), dtype=torch.int64, device=device)
-    random = words.random_(-(2**63), None, generator=generator).view(torch.uint8)[:count]
+    random = as_array(words.random_(-(2**63), None, generator=generator).view(torch.uint8)[:count])
     fallen = random < certain
     if rest:  # a byte that equals the threshold decides nothing yet
-        open_ones = (random == certain).nonzero()[:, 0]
-        fallen[open_ones] = bernoulli(len(open_ones), rest, generator)
-    return fallen
+        undecided = where_true(random == certain)
+        fallen[undecided] = as_array(bernoulli(len(undecided), rest, generator))
+    return torch.as_tensor(fallen)

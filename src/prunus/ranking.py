@@ -112,11 +112,12 @@ def _scores(
     generator: torch.Generator | None,
 ) -> Scores:
     values, grad = original_values(weight), weight.parameter.grad
-    _check_finite(weight.name, "values", values)
     gradients = None if grad is None else grouping.rows(grad)
     groups = Groups(weight.name, grouping.rows(values), gradients, generator)
     if criterion is magnitude and grouping.members == 1:
         return Magnitudes(groups.values[:, 0])
+    if values.numel() and not torch.isfinite(torch.stack(values.aminmax())).all():
+        raise ValueError(f"{weight.name} has values or scores that are NaN or infinite: no ranking")
     scores = criterion(groups)
     shape = tuple(scores.shape)
     if shape not in ((grouping.count, grouping.members), (grouping.count, 1)):
@@ -124,9 +125,7 @@ def _scores(
             f"criterion gave scores of shape {shape} for {weight.name}; "
             f"expected {(grouping.count, grouping.members)} or {(grouping.count, 1)}"
         )
-    pooled = pool(scores)
-    _check_finite(weight.name, "scores", pooled)
-    return pooled
+    return pool(scores)
 
 
 @dataclass(frozen=True)
@@ -145,8 +144,3 @@ class Magnitudes:
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         return self.values[rows].abs()
-
-
-def _check_finite(name: str, what: str, tensor: Tensor) -> None:
-    if tensor.numel() and not torch.isfinite(torch.stack(tensor.aminmax())).all():
-        raise ValueError(f"{name} has {what} that are NaN or infinite: they cannot be ranked")

@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 PIECE = 1 << 18  # scores at a time: few enough for the cache
-SAMPLE = 1 << 16  # scores that the brackets are made from
+SAMPLE = 1 << 15  # scores that the brackets are made from
 MARGIN = 5.0  # half the width of a bracket, in standard deviations of a sampled rank
 
 
@@ -34,6 +34,7 @@ class Scores(Protocol):
 
 
 ScoreMap = Mapping[str, Scores]
+Array: TypeAlias = Any  # np.ndarray on the CPU, Tensor elsewhere: compared, indexed and counted alike
 
 
 class Line(NamedTuple):
@@ -62,39 +63,47 @@ SCOPES: dict[str, Scope] = {"global": over_network, "layer": over_layers}
 
 
 def draw_lines(scores: ScoreMap, counts: Sequence[int]) -> list[Line]:
-    """The line under which exactly `count` groups lie, for every count."""
-    total = sum(len(source) for source in scores.values())
-    sample = _sample(scores, total) if total > SAMPLE else torch.empty(0, dtype=torch.float64)
-    lines: dict[int, Line] = {0: Line(-math.inf, 0)}
+    """The line under which exactly `count` groups lie, for every count.
+
+    Raises:
+        ValueError: a score is NaN or infinite.
+    """
+    total, wide = sum(len(source) for source in scores.values()), _widest(scores)
+    sample = _sample(scores, total) if total > SAMPLE else np.empty(0)
+    lines = {0: Line(-math.inf, 0)}
     margin = MARGIN
-    while missing := [count for count in dict.fromkeys(counts) if count not in lines]:
+    while True:
+        missing = [count for count in dict.fromkeys(counts) if count not in lines]
         brackets = [_Bracket(count, *_between(sample, count / total, margin)) for count in missing]
-        for piece in _pieces(scores):
-            for bracket in brackets:
-                bracket.survey(piece)
-        lines |= {bracket.count: line for bracket in brackets if (line := bracket.line())}
+        for name, source in scores.items():
+            for _, piece in _pieces(source, wide):
+                if not (-math.inf < piece.min() and piece.max() < math.inf):
+                    raise ValueError(f"{name} has values or scores that are NaN or infinite: no ranking")
+                for bracket in brackets:
+                    bracket.survey(piece)
+        lines |= {bracket.count: line for bracket in brackets if (line := bracket.line(wide))}
+        if all(count in lines for count in counts):
+            return [lines[count] for count in counts]
         margin *= 4
-    return [lines[count] for count in counts]
 
 
 def above(scores: ScoreMap, line: Line) -> dict[str, Tensor]:
     """False for every group under the line; ties go by position: tensor order, then index."""
-    kept = {name: torch.empty(len(source), dtype=torch.bool) for name, source in scores.items()}
     wide, ties = _widest(scores), line.ties
+    kept = {}
     for name, source in scores.items():
-        for start in range(0, len(source), PIECE):
-            piece = source[start : start + PIECE].to(wide)
-            if kept[name].device != piece.device:
-                kept[name] = kept[name].to(piece.device)
-            keep = kept[name][start : start + PIECE]
+        device = source[:0].device
+        kept[name] = torch.empty(len(source), dtype=torch.bool, device=device)
+        for start, piece in _pieces(source, wide):
+            keep = as_array(kept[name][start : start + PIECE])
             if not ties:
-                torch.ge(piece, line.value, out=keep)
+                keep[:] = piece >= line.value
                 continue
-            torch.gt(piece, line.value, out=keep)
+            keep[:] = piece > line.value
             equal = piece == line.value
-            fallen = min(_count(equal), ties)
+            fallen = min(count_true(equal), ties)
             if fallen == ties:  # the last ones under the line are in this piece
-                keep[_indices(equal)[ties:]] = True
+                keep[where_true(equal)[ties:]] = True
             ties -= fallen
     return kept
 
@@ -105,72 +114,86 @@ class _Bracket:
     def __init__(self, count: int, low: float, high: float) -> None:
         self.count, self.low, self.high = count, low, high
         self.below = self.at_low = self.at_high = 0
-        self.inside: list[Tensor] = []
+        self.inside: list[Array] = []
 
-    def survey(self, piece: Tensor) -> None:
+    def survey(self, piece: Array) -> None:
         """Take some more scores into account."""
         over_low = piece > self.low
-        not_below = _count(piece >= self.low)
+        not_below = count_true(piece >= self.low)
         self.below += len(piece) - not_below
-        self.at_low += not_below - _count(over_low)
-        self.at_high += _count(piece == self.high)
-        self.inside.append(piece[_indices(over_low.logical_and_(piece < self.high))].double().cpu())
+        self.at_low += not_below - count_true(over_low)
+        self.at_high += count_true(piece == self.high)
+        inside = piece[where_true(over_low & (piece < self.high))]
+        self.inside.append(inside.cpu().numpy() if isinstance(inside, Tensor) else inside)
 
-    def line(self) -> Line | None:
+    def line(self, wide: torch.dtype) -> Line | None:
         """The line, where it lies within the bracket."""
-        inside = torch.cat(self.inside).sort().values
         rest = self.count - self.below
         if rest <= 0:
             return None
         if rest <= self.at_low:
-            return Line(self.low, rest)
+            return _line(self.low, rest, self.at_low, wide)
         rest -= self.at_low
+        inside = np.concatenate(self.inside)
         if rest <= len(inside):
-            value = inside[rest - 1]
-            return Line(value.item(), rest - int(torch.searchsorted(inside, value)))
+            value = np.partition(inside, rest - 1)[rest - 1]
+            rest -= count_true(inside < value)
+            return _line(float(value), rest, count_true(inside == value), wide)
         rest -= len(inside)
-        return Line(self.high, rest) if rest <= self.at_high else None
+        return _line(self.high, rest, self.at_high, wide) if rest <= self.at_high else None
 
 
-def _between(sample: Tensor, fraction: float, margin: float) -> tuple[float, float]:
+def _line(value: float, ties: int, equal: int, wide: torch.dtype) -> Line:
+    """Where all that equal `value` fall, the line just above it: that leaves no ties to tell apart."""
+    if ties < equal:
+        return Line(value, ties)
+    kind = np.float64 if wide == torch.float64 else np.float32
+    return Line(float(np.nextafter(kind(value), kind(math.inf))), 0)
+
+
+def _between(sample: np.ndarray, fraction: float, margin: float) -> tuple[float, float]:
     """Two scores of a sorted sample around its quantile at `fraction`, or infinities beyond its ends."""
     middle, deviation = fraction * len(sample), math.sqrt(fraction * (1 - fraction) * len(sample))
     low, high = math.floor(middle - margin * deviation) - 1, math.ceil(middle + margin * deviation)
     return (
-        sample[low].item() if low >= 0 else -math.inf,
-        sample[high].item() if high < len(sample) else math.inf,
+        float(sample[low]) if low >= 0 else -math.inf,
+        float(sample[high]) if high < len(sample) else math.inf,
     )
 
 
-def _sample(scores: ScoreMap, total: int) -> Tensor:
+def _sample(scores: ScoreMap, total: int) -> np.ndarray:
     """Sorted scores of groups drawn at random, always the same ones: the result does not depend on them."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(total, (SAMPLE,), generator=generator).sort().values
-    parts, start = [], 0
-    for source in scores.values():
-        first, last = torch.searchsorted(drawn, torch.tensor([start, start + len(source)])).tolist()
-        if first < last:
-            parts.append(source[drawn[first:last] - start].double().cpu())
-        start += len(source)
-    return torch.cat(parts).sort().values
+    drawn = np.sort(np.random.default_rng(0).integers(total, size=SAMPLE))
+    ends = np.cumsum([len(source) for source in scores.values()])
+    parts = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
+    found = [
+        source[torch.from_numpy(part - (end - len(source)))].double().cpu().numpy()
+        for source, part, end in zip(scores.values(), parts, ends, strict=True)
+        if len(part)
+    ]
+    return np.sort(np.concatenate(found))
 
 
-def _pieces(scores: ScoreMap) -> Iterator[Tensor]:
-    wide = _widest(scores)
-    for source in scores.values():
-        for start in range(0, len(source), PIECE):
-            yield source[start : start + PIECE].to(wide)
+def _pieces(source: Scores, wide: torch.dtype) -> Iterator[tuple[int, Array]]:
+    """Consecutive scores, each piece with the index it starts at."""
+    for start in range(0, len(source), PIECE):
+        yield start, as_array(source[start : start + PIECE].to(wide))
 
 
 def _widest(scores: ScoreMap) -> torch.dtype:
-    return reduce(torch.promote_types, (source.dtype for source in scores.values()))
+    return reduce(torch.promote_types, (source.dtype for source in scores.values()), torch.float32)
 
 
-def _count(mask: Tensor) -> int:
-    return int(mask.count_nonzero())
+def as_array(tensor: Tensor) -> Array:
+    """The same memory for NumPy where that can be: it compares and counts several times as fast as torch."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
 
 
-def _indices(mask: Tensor) -> Tensor:
-    if mask.device.type == "cpu":  # NumPy is faster than torch at this
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return mask.nonzero()[:, 0]
+def count_true(mask: Array) -> int:
+    """Number of true entries."""
+    return int(mask.count_nonzero() if isinstance(mask, Tensor) else np.count_nonzero(mask))
+
+
+def where_true(mask: Array) -> Array:
+    """Indices of true entries."""
+    return mask.nonzero()[:, 0] if isinstance(mask, Tensor) else np.flatnonzero(mask)
