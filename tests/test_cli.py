@@ -187,7 +187,7 @@ def test_torchvision_and_timm(arch: str, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_gradient_criteria_from_the_training_folder(folder: Path, nets: Path, tmp_path: Path) -> None:
     command = ["sweep", "--data", str(folder), "-a", f"{nets}:tiny", "-j", "0", "-o", str(tmp_path / "out")]
-    assert main([*command, "--criterion", "taylor,gradient,magnitude", "--p-prune", "0,0.5"]) == 0
+    assert main([*command, "--criterion", "taylor,gradient,magnitude", "--p-prune", "0,0.5", "--amp"]) == 0
     rows = rows_of(tmp_path / "out")
     assert {row["criterion"] for row in rows} == {"taylor", "gradient", "magnitude"}
     assert {row["pruned"] for row in rows} == {"0", "108"}
@@ -397,7 +397,8 @@ def test_help_names_every_option_and_teaches(capsys: pytest.CaptureFixture[str])
         assert main([*command, "--help"]) == 0
         out = capsys.readouterr().out
         assert "prunus" in out
-        assert "_" not in [word for word in out.split() if word.startswith("--")]
+        if command:
+            assert "[weight|kernel|filter|channel]" in out
     assert main(["--version"]) == 0
     assert prunus.__version__ in capsys.readouterr().out
 

@@ -185,7 +185,7 @@ def cli() -> None:
 @_ranking_options(several=True, p_prune="0:0.9:0.1", granularity="kernel,weight", criteria=list(CRITERIA))
 @_data_options(output="prunus-sweep")
 def sweep_command(output: Path, **options: Any) -> None:
-    """Accuracy against pruning ratio: a table, and CSV, JSON and pictures in a folder.
+    """Accuracy against pruning ratio, as a table, files and pictures.
 
     \b
     The built-in networks on the built-in digits:

@@ -14,7 +14,11 @@ class Names(click.ParamType[Any]):
 
     def __init__(self, *choices: str) -> None:
         self.choices = choices
-        self.name = f"[{'|'.join(choices)}],…" if choices else "NAME,…"
+        self.name = "names"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How `--help` shows the value."""
+        return f"[{'|'.join(self.choices)}],…" if self.choices else "NAME,…"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A tuple without duplicates."""
@@ -32,10 +36,14 @@ class Names(click.ParamType[Any]):
 class Numbers(click.ParamType[Any]):
     """Comma-separated numbers and ranges FIRST:LAST:STEP, both ends included."""
 
-    name = "NUMBER,…"
+    name = "numbers"
 
     def __init__(self, kind: type[int] | type[float] = float, count: int | None = None) -> None:
         self.kind, self.count = kind, count
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How `--help` shows the value."""
+        return "NUMBER,…"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A tuple."""
