@@ -533,6 +533,8 @@ def test_double_backward_and_torch_func() -> None:
     assert x.grad.any()
     functional = torch.func.grad(lambda t: model(t).square().sum())(x.detach())
     torch.testing.assert_close(functional, grad)
+    one_by_one = torch.func.vmap(torch.func.grad(lambda t: model(t[None]).square().sum()))(x.detach())
+    torch.testing.assert_close(one_by_one, grad)
 
 
 def test_weights_that_are_slices() -> None:

@@ -116,6 +116,8 @@ def _linear_gradients(
 class _ByFormula(torch.autograd.Function):
     """A value that is known, and the gradients of input, weight and bias by a formula."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         formula: Formula, stand_in: StandIn, value: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
@@ -182,6 +184,8 @@ def _twin(module: nn.Module, layer: nn.Module, weight: Tensor) -> nn.Module:
 
 class _Rerouted(torch.autograd.Function):
     """A value that is known, with the gradients of two others."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(value: Tensor, for_inputs: Tensor, for_parameters: Tensor) -> Tensor:
