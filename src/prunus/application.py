@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from prunus.arguments import choose
-from prunus.detour import StandIn, detour
+from prunus.detour import RandomState, StandIn, detour, is_plain
 from prunus.masks import Masks, check_same_weights
 from prunus.weights import Weight, layer_weights
 
@@ -48,28 +48,29 @@ class PrunedWeight:
         weight: the parameter and the layers that hold it.
         users: the modules whose forward uses it: those layers, but for the output projection of an
             `nn.MultiheadAttention`, which is never called, the attention module.
-        mask: True = keep.
         passes: where pruned weights count as zero.
     """
 
-    def __init__(self, weight: Weight, users: Sequence[nn.Module], mask: Tensor, passes: Passes) -> None:
+    def __init__(self, weight: Weight, users: Sequence[nn.Module], passes: Passes) -> None:
         self.name, self.parameter, self.layers = weight.name, weight.parameter, weight.owners
-        self.passes = passes
+        self.users, self.passes = users, passes
         self.gradient_hook: RemovableHandle | None = None
         self.handles: list[RemovableHandle] = []
-        self.version: int | None = self.parameter._version  # at our last look
-        self.drifts = False  # pruned weights may have moved since, the version notwithstanding
-        self.trained = False  # survivors may have moved since the mask was set
-        original = self.parameter.detach().clone() if passes.forward else None
+        self.version: int | None = None  # of the parameter, when pruned weights were last seen to be zero
+        self.began: RandomState | None = None
+
+    def attach(self, mask: Tensor) -> None:
+        """Prune by this mask from now on."""
+        original = self.parameter.detach().clone() if self.passes.forward else None
         for layer in self.layers:
-            layer.register_buffer("weight_mask", mask, persistent=False)
+            layer.register_buffer("weight_mask", torch.ones_like(mask), persistent=False)
             if original is not None:
                 layer.register_buffer("weight_orig", original, persistent=False)
-        for module in {*self.layers, *users}:
-            self.handles.append(module.register_forward_pre_hook(self, prepend=True))
-        for user in users if passes.forward != passes.backward else ():
+        for module in {*self.layers, *self.users}:
+            self.handles.append(module.register_forward_pre_hook(self, prepend=True, with_kwargs=True))
+        for user in self.users if self.passes.forward != self.passes.backward else ():
             # Before the forward hooks of others, which see and may change what the detour gives
-            self.handles.append(user.register_forward_hook(self.leave, prepend=True, with_kwargs=True))
+            self.handles.append(user.register_forward_hook(self.reroute, prepend=True, with_kwargs=True))
         self.set_mask(mask)
         self._hook_gradient()
 
@@ -100,45 +101,43 @@ class PrunedWeight:
         """The weight unpruned: survivors as they are now, even if trained since, the others as they were."""
         if not self.passes.forward:
             return self.parameter.detach()
-        kept = self.layers[0].get_buffer("weight_orig")
-        if not self.trained and self.version == self.parameter._version:
-            return kept
-        return torch.where(self.mask, self.parameter.detach(), kept)
+        return torch.where(self.mask, self.parameter.detach(), self.layers[0].get_buffer("weight_orig"))
 
     def set_mask(self, mask: Tensor) -> None:
-        """Prune by this mask from now on. The tensor of the old one stays, for graphs that hold it."""
+        """Exchange the mask. The tensor of the old one stays, for graphs that hold it."""
         mask, original = mask.to(self.parameter.device), self.original
         if self.passes.forward:
             with torch.no_grad():
                 torch.where(mask, original, original.new_zeros(()), out=self.parameter)
-            self.version, self.drifts, self.trained = self.parameter._version, False, False
+            self.version = self.parameter._version
         for layer in self.layers:
             layer.weight_mask = mask
             if self.passes.forward:
                 layer.weight_orig = original
 
-    def __call__(self, user: nn.Module, args: object) -> None:
+    def __call__(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a forward call: keep pruned weights at zero while an optimizer moves the others."""
+        if self.passes.forward != self.passes.backward and torch.is_grad_enabled() and not is_plain(user):
+            self.began = RandomState.now(args, kwargs)
         if not self.passes.forward or not any(self.holds(layer) for layer in self.layers):
             return
         self._hook_gradient()
-        if self.drifts or self.version != self.parameter._version:
+        if self.version != self.parameter._version:
             # Through .data, so that an earlier use in the same graph stays valid.
             self.parameter.data.masked_fill_(~self.mask, 0)
-            self.trained = True
-        self.version = self.parameter._version
-        # From here on it may be trained, and fused optimizers leave the version as it is.
-        self.drifts = torch.is_grad_enabled() and self.parameter.requires_grad
-        self.trained |= self.drifts
+        trains = torch.is_grad_enabled() and self.parameter.requires_grad
+        # Fused optimizers leave the version as it is: look again after a forward that may be trained on.
+        self.version = None if trains else self.parameter._version
 
-    def leave(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def reroute(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """After a forward call: where the passes differ, find gradients with another weight."""
         # Read off the module that was called, which may be a DataParallel replica of the one pruned.
         layer: Any = user.out_proj if isinstance(user, nn.MultiheadAttention) else user
-        if layer.weight_mask.shape != layer.weight.shape:  # exchanged by hand since
+        exchanged = layer in self.layers and not self.holds(layer)
+        if layer.weight_mask.shape != layer.weight.shape or (self.passes.forward and exchanged):
             return None
         stand_in = StandIn(layer.weight_mask, getattr(layer, "weight_orig", None))
-        return detour(user, layer, stand_in, args, kwargs, output)
+        return detour(user, layer, stand_in, self.began, args, kwargs, output)
 
     def _hook_gradient(self) -> None:
         # Repeated before every forward, because copies lose the hooks of tensors.
@@ -159,15 +158,16 @@ class PrunedWeight:
                 self.parameter.copy_(self.original)
         if self.gradient_hook is not None:
             self.gradient_hook.remove()
-        for handle in self.handles:
-            handle.remove()
+            self.gradient_hook = None
+        while self.handles:
+            self.handles.pop().remove()
         for layer in self.layers:
-            del layer.weight_mask
-            if self.passes.forward:
-                del layer.weight_orig
+            for name in ("weight_mask", "weight_orig"):
+                if name in layer._buffers:
+                    delattr(layer, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "gradient_hook": None, "version": None}
+        return {**vars(self), "gradient_hook": None, "version": None, "began": None}
 
 
 def apply_masks(model: nn.Module, masks: Masks, passes: str = "both") -> nn.Module:
@@ -204,24 +204,53 @@ def apply_masks(model: nn.Module, masks: Masks, passes: str = "both") -> nn.Modu
 
 
 def put_on(model: nn.Module, masks: Mapping[str, tuple[Tensor, Passes]]) -> list[PrunedWeight]:
-    """Prune these weights, and no others."""
+    """Prune these weights, and no others. If that fails, the model stays pruned as it was."""
     weights = layer_weights(model)
     for name in masks:
-        for owner in weights[name].owners:
-            taken = hasattr(owner, "weight_mask") or hasattr(owner, "weight_orig")
-            if taken and PrunedWeight.on(owner) is None:
-                raise ValueError(f"{name}: its layer has a weight_mask or weight_orig of its own")
+        _check_writable(weights[name])
     attention = {id(m.out_proj): m for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
-    restore(model)
     states = []
+    for name, (_, passes) in masks.items():
+        users = [attention.get(id(layer), layer) for layer in weights[name].owners]
+        states.append(PrunedWeight(weights[name], users, passes))
+    before = _take_off(model)
     try:
-        for name, (mask, passes) in masks.items():
-            users = [attention.get(id(layer), layer) for layer in weights[name].owners]
-            states.append(PrunedWeight(weights[name], users, mask, passes))
+        for state in states:
+            state.attach(masks[state.name][0])
     except BaseException:
-        restore(model)
+        _take_off(model)
+        _put_back(before)
         raise
     return states
+
+
+def _check_writable(weight: Weight) -> None:
+    if weight.parameter.is_inference():
+        raise ValueError(f"{weight.name} was made in inference mode and cannot be pruned: make it outside")
+    if any(
+        size > 1 and not stride
+        for size, stride in zip(weight.parameter.shape, weight.parameter.stride(), strict=True)
+    ):
+        raise ValueError(f"{weight.name} is expanded: several of its entries share one memory")
+    for owner in weight.owners:
+        taken = hasattr(owner, "weight_mask") or hasattr(owner, "weight_orig")
+        if taken and PrunedWeight.on(owner) is None:
+            raise ValueError(f"{weight.name}: its layer has a weight_mask or weight_orig of its own")
+
+
+def _take_off(model: nn.Module) -> list[tuple[PrunedWeight, Tensor]]:
+    """Undo all pruning; what was in force, with its masks."""
+    found = []
+    for module in model.modules():
+        if state := PrunedWeight.on(module):
+            found.append((state, state.mask))
+            state.remove()
+    return found
+
+
+def _put_back(before: list[tuple[PrunedWeight, Tensor]]) -> None:
+    for state, mask in before:
+        state.attach(mask)
 
 
 def restore(model: nn.Module) -> nn.Module:
@@ -240,30 +269,25 @@ def restore(model: nn.Module) -> nn.Module:
         >>> torch.equal(prunus.restore(prunus.global_prune(net, 0.5)).weight, before)
         True
     """
-    for module in model.modules():
-        if state := PrunedWeight.on(module):
-            state.remove()
+    _take_off(model)
     return model
 
 
 @contextmanager
 def unpruned(model: nn.Module) -> Iterator[nn.Module]:
-    """Within the block the model is unpruned; whatever is done to it there, its masks come back."""
-    before = {
-        name: (state.mask, state.passes)
-        for name, weight in layer_weights(model).items()
-        if (state := PrunedWeight.on(weight.owners[0])) and state.holds(weight.owners[0])
-    }
-    restore(model)
+    """Within the block the model is unpruned; whatever is done to it there, its pruning comes back."""
+    before = _take_off(model)
     try:
         yield model
     finally:
-        put_on(model, before)
+        _take_off(model)
+        _put_back(before)
 
 
 def original_values(weight: Weight) -> Tensor:
     """The values of a weight before pruning, detached."""
-    state = PrunedWeight.on(weight.owners[0])
-    if state and state.holds(weight.owners[0]):  # else it was exchanged by hand since
-        return state.original
+    for owner in weight.owners:
+        state = PrunedWeight.on(owner)
+        if state and state.holds(owner):  # else it was exchanged by hand since
+            return state.original
     return weight.parameter.detach()

@@ -1,22 +1,31 @@
 """A layer's output, with the gradient of its input found with another weight.
 
 The parameters' own gradients stay what they are. Layers that run torch's own convolution or linear
-map go by the formula of its gradient, at no extra cost. Any other layer (one with a `forward` of its
-own, say to standardise its weight, or an attention module) is run twice more, once for each gradient.
+map go by the formula of its gradient. Any other layer (one with a `forward` of its own, say to
+standardise its weight, or an attention module) is run twice more, once for each gradient.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import get_device_states, set_device_states
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+PLAIN = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 
 # From gradient of the output, input, weight, and which of the gradients of input, weight and bias
 # are wanted, to those gradients
@@ -37,10 +46,33 @@ class StandIn:
         )
 
 
+@dataclass(frozen=True)
+class RandomState:
+    """The random state that a forward call began with, on the CPU and on the devices of its inputs."""
+
+    cpu: Tensor
+    devices: list[int]
+    states: list[Tensor]
+
+    @classmethod
+    def now(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RandomState:
+        """The state at this moment."""
+        return cls(torch.get_rng_state(), *get_device_states(*args, *kwargs.values()))
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Within the block, the same random numbers once more; after it, those that were to come."""
+        with torch.random.fork_rng(self.devices):
+            torch.set_rng_state(self.cpu)
+            set_device_states(self.devices, self.states)
+            yield
+
+
 def detour(
     user: nn.Module,
     layer: nn.Module,
     stand_in: StandIn,
+    began: RandomState | None,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     output: Any,
@@ -51,34 +83,38 @@ def detour(
         user: the module that gave `output` for `args` and `kwargs`.
         layer: the module whose weight it used: itself, or a child of it.
         stand_in: gives the other weight.
+        began: the random state before; needed where `is_plain(user)` is false.
     """
-    inputs = [value for value in (*args, *kwargs.values()) if _wants_gradient(value)]
-    if not inputs or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or not any(_wants_gradient(value) for value in (*args, *kwargs.values())):
         return None
     formula = _formula(layer, args) if user is layer and not kwargs else None
     if formula is not None:
-        return _ByFormula.apply(formula, stand_in, output.detach(), args[0], layer.weight, layer.bias)
-    return _by_running_again(user, layer, stand_in, args, kwargs, output)
+        value = (output.detach(),)  # in a tuple, or the output would be a view, which must not be changed
+        return _ByFormula.apply(formula, stand_in, value, args[0], layer.weight, layer.bias)
+    return _by_running_again(
+        user, layer, stand_in, began or RandomState.now(args, kwargs), args, kwargs, output
+    )
 
 
 def _wants_gradient(value: object) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
 
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer runs the forward of torch's own convolution or linear layer."""
+    own = "forward" not in vars(layer) and any(type(layer).forward is kind.forward for kind in PLAIN)
+    convolve = getattr(type(layer), "_conv_forward", None)
+    return own and convolve in (None, *(getattr(kind, "_conv_forward", None) for kind in PLAIN))
+
+
 def _formula(layer: Any, args: tuple[Any, ...]) -> Formula | None:
-    """The gradient of a layer that runs torch's own forward on one batch, else None."""
-    if "forward" in vars(layer) or len(args) != 1:
+    """The gradient of a plain layer on one batch, else None."""
+    if not is_plain(layer) or len(args) != 1:
         return None
-    if type(layer).forward is nn.Linear.forward:
+    if isinstance(layer, nn.Linear):
         return _linear_gradients
-    for kind in (*CONVOLUTIONS, *TRANSPOSED):
-        if isinstance(layer, kind) and type(layer).forward is kind.forward:
-            break
-    else:
-        return None
-    own = isinstance(layer, CONVOLUTIONS) and type(layer)._conv_forward is not kind._conv_forward
     padding = _padding(layer)
-    if own or padding is None or layer.padding_mode != "zeros" or args[0].dim() != layer.weight.dim():
+    if padding is None or layer.padding_mode != "zeros" or args[0].dim() != layer.weight.dim():
         return None
 
     def gradients(grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> Sequence[Tensor | None]:
@@ -120,9 +156,14 @@ class _ByFormula(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        formula: Formula, stand_in: StandIn, value: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
+        formula: Formula,
+        stand_in: StandIn,
+        value: tuple[Tensor],
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
     ) -> Tensor:
-        return value.view_as(value)
+        return value[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -145,39 +186,41 @@ def _by_running_again(
     user: nn.Module,
     layer: Any,
     stand_in: StandIn,
+    began: RandomState,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     output: Any,
 ) -> Any:
-    devices = {value.device for value in args if isinstance(value, Tensor) and value.is_cuda}
-    with torch.random.fork_rng(devices):  # the caller's random numbers are those of one run
-        detached = {id(v): v.detach() for v in (*args, *kwargs.values()) if isinstance(v, Tensor)}
-        for_parameters = user.forward(
+    detached = {id(v): v.detach() for v in (*args, *kwargs.values()) if isinstance(v, Tensor)}
+    with began.again():
+        for_parameters = _twin(user, {}).forward(
             *(detached.get(id(value), value) for value in args),
             **{name: detached.get(id(value), value) for name, value in kwargs.items()},
         )
-        for_inputs = _twin(user, layer, stand_in(layer.weight.detach())).forward(*args, **kwargs)
+    weights = {parameter: parameter.detach() for parameter in user.parameters()}
+    weights[layer.weight] = stand_in(layer.weight.detach())
+    with began.again():
+        for_inputs = _twin(user, weights).forward(*args, **kwargs)
     if isinstance(output, Tensor):
-        return _Rerouted.apply(output.detach(), for_inputs, for_parameters)
-    if not isinstance(output, tuple):
+        return _Rerouted.apply((output.detach(),), for_inputs, for_parameters)
+    if type(output) is not tuple:
         raise TypeError(
             f"{type(user).__name__} returned {type(output).__name__}: where the passes differ, "
             "a pruned layer must return a tensor or a tuple"
         )
     return tuple(
-        _Rerouted.apply(value.detach(), *routes) if isinstance(value, Tensor) else value
+        _Rerouted.apply((value.detach(),), *routes) if isinstance(value, Tensor) else value
         for value, *routes in zip(output, for_inputs, for_parameters, strict=True)
     )
 
 
-def _twin(module: nn.Module, layer: nn.Module, weight: Tensor) -> nn.Module:
-    """The same module with its parameters detached, and another weight in that layer; nothing is copied."""
+def _twin(module: nn.Module, weights: dict[Any, Tensor]) -> nn.Module:
+    """The same module with other tensors for some parameters, and buffers that may be written to."""
     twin = copy.copy(module)
-    parameters = {name: p if p is None else p.detach() for name, p in module._parameters.items()}
-    vars(twin)["_parameters"] = {**parameters, "weight": weight} if module is layer else parameters
+    vars(twin)["_parameters"] = {name: weights.get(p, p) for name, p in module._parameters.items()}
+    vars(twin)["_buffers"] = {name: b if b is None else b.clone() for name, b in module._buffers.items()}
     vars(twin)["_modules"] = {
-        name: child if child is None else _twin(child, layer, weight)
-        for name, child in module._modules.items()
+        name: child if child is None else _twin(child, weights) for name, child in module._modules.items()
     }
     return twin
 
@@ -188,8 +231,8 @@ class _Rerouted(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(value: Tensor, for_inputs: Tensor, for_parameters: Tensor) -> Tensor:
-        return value.view_as(value)
+    def forward(value: tuple[Tensor], for_inputs: Tensor, for_parameters: Tensor) -> Tensor:
+        return value[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
