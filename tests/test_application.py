@@ -235,42 +235,43 @@ def test_redraw_prunes_by_the_new_mask_and_restores_bit_for_bit(passes: str) -> 
             for name, mask in masks.items():
                 kept = torch.ones_like(mask) if passes == "backward" else mask
                 assert torch.equal(model.get_parameter(name), before[name] * kept)
-            assert all(int((~m).sum()) <= 0.8 * m.numel() + 100 for m in masks.values())
+            assert 0.3 < masks.sparsity < 0.5
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_saved_tensor_modified_in_place_is_still_an_error() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid())
+@pytest.mark.parametrize("passes", PASSES)
+def test_modules_that_work_in_place(passes: str) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), Standardised(4, 4, 3), nn.ReLU(inplace=True)
+    )
+    apart = nn.Sequential(model[0], nn.ReLU(), model[2], nn.ReLU())
+    prunus.prune(model, 0.5, passes=passes)
+    x = torch.randn(2, 3, 8, 8)
+    for got, wanted in zip(run(model, x), run(apart, x), strict=True):
+        assert torch.equal(got, wanted)
+
+
+def test_a_weight_modified_before_backward_is_an_error() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
     prunus.gradient_prune(model, 0.5)
-    y = model(torch.randn(1, 3, 5, 5))
-    y.mul_(2)  # the sigmoid saved its output
+    y = model(torch.randn(1, 3, 7, 7, requires_grad=True))
+    with torch.no_grad():
+        model[1].weight.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
 
 
 def test_the_graph_is_freed() -> None:
-    """A hook that kept a saved output alive would leak every activation."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid())
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid()), torch.randn(1, 3, 5, 5, requires_grad=True)
     prunus.gradient_prune(model, 0.5)
     gc.disable()
     try:
-        y = model(torch.randn(1, 3, 5, 5))
+        y = model(x)
         gone = weakref.ref(y)
         del y
         assert gone() is None
     finally:
         gc.enable()
-
-
-def test_an_error_in_forward_leaves_no_hooks_behind() -> None:
-    model = small_net()
-    prunus.gradient_prune(model, 0.5)
-    with pytest.raises(RuntimeError):
-        model(torch.randn(1, 7, 8, 8))
-    weight = model[0].weight
-    y = (weight * torch.randn_like(weight, requires_grad=True)).sum()  # outside of the model
-    [grad] = torch.autograd.grad(y, y.grad_fn.next_functions[0][0].next_functions[1][0].variable)
-    assert torch.equal(grad, weight)
 
 
 def test_checkpointing_gives_the_same_gradients() -> None:
@@ -502,17 +503,30 @@ def test_hooks_of_others_are_called_once_and_keep_their_effect() -> None:
     assert torch.equal(seen[0], F.conv2d(x, model[0].weight, model[0].bias, padding=1))
 
 
-def test_random_numbers_are_those_of_the_unpruned_network() -> None:
-    class Dropped(nn.Conv2d):
-        def forward(self, x: Tensor) -> Tensor:
-            return F.dropout(super().forward(x))
+class Dropped(nn.Conv2d):
+    """A layer that draws random numbers and writes to a buffer."""
 
-    model, x = nn.Sequential(Dropped(3, 4, 3), Dropped(4, 4, 3)), torch.randn(2, 3, 8, 8, requires_grad=True)
+    def __init__(self) -> None:
+        super().__init__(4, 4, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return F.dropout(super().forward(x))
+
+
+def test_random_draws_and_buffers_are_those_of_one_run() -> None:
+    model, x = nn.Sequential(Dropped(), Dropped()), torch.randn(2, 4, 8, 8)
     torch.manual_seed(1)
-    wanted = model(x)
-    prunus.gradient_prune(model, 0.5)
+    output, grad = run(model, x)
+    state = torch.get_rng_state()
+    prunus.prune(model, 0.0, passes="backward")
     torch.manual_seed(1)
-    assert torch.equal(model(x), wanted)
+    got, got_grad = run(model, x)
+    assert torch.equal(got, output)
+    torch.testing.assert_close(got_grad, grad)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert int(model[0].calls) == 2
 
 
 def test_outer_hooks_see_what_autograd_saves() -> None:
@@ -525,12 +539,22 @@ def test_outer_hooks_see_what_autograd_saves() -> None:
 
 
 def test_double_backward_and_torch_func() -> None:
-    model, x = small_net().eval(), torch.randn(2, 3, 8, 8, requires_grad=True)
-    prunus.gradient_prune(model, 0.5)
-    [grad] = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
-    grad.square().sum().backward()
-    assert x.grad is not None
-    assert x.grad.any()
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 3)), torch.randn(2, 3, 8, 8)
+    masks = prunus.prune(model, 0.5, passes="backward").masks
+
+    def reference(x: Tensor) -> Tensor:
+        for name, layer in (("0.weight", model[0]), ("2.weight", model[2])):
+            y = F.conv2d(x, layer.weight, layer.bias)
+            y = straight_through(y, F.conv2d(x, layer.weight * masks[name], layer.bias))
+            x = y if layer is model[2] else y.tanh()
+        return x
+
+    seconds = []
+    for net in (model, reference):
+        x.requires_grad_()
+        [grad] = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+        seconds.append(torch.autograd.grad(grad.square().sum(), x)[0])
+    torch.testing.assert_close(*seconds)
     functional = torch.func.grad(lambda t: model(t).square().sum())(x.detach())
     torch.testing.assert_close(functional, grad)
     one_by_one = torch.func.vmap(torch.func.grad(lambda t: model(t[None]).square().sum()))(x.detach())

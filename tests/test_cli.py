@@ -80,8 +80,9 @@ def test_the_sweep_of_the_built_in_digits(tmp_path: Path) -> None:
     assert {path.name for path in output.iterdir()} == files
     rows = rows_of(output)
     assert len(rows) == 2 * 2 * 10
-    for row in rows:
-        assert f"{float(row['acc1']):.2f}" in done.stdout
+    for row, line in zip(rows, done.stdout.splitlines()[1:], strict=False):
+        assert line.split()[:2] == [row["network"], row["granularity"]]
+        assert line.split()[4] == f"{float(row['acc1']):.2f}"
         assert float(row["acc1"]) == pytest.approx(100 * int(row["correct"]) / 899, abs=1e-4)
     stored = json.loads((output / "results.json").read_text())
     assert stored["settings"]["versions"]["torch"] == torch.__version__
@@ -111,7 +112,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
         counts.append(len(json.loads((broken / "results.json").read_text())["points"]))
     assert 3 <= counts[0] < counts[1] < 30
     resumed = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert len(resumed.stderr.splitlines()) == 30 - counts[1]  # nothing is measured again
+    assert resumed.stderr.count("p_prune") == 30 - counts[1]  # nothing is measured again
     stored, fresh = (json.loads((f / "results.json").read_text()) for f in (broken, whole))
     assert stored == fresh
     assert sorted(path.name for path in broken.iterdir()) == sorted(path.name for path in whole.iterdir())
@@ -129,7 +130,7 @@ def test_a_finished_sweep_is_shown_again_and_other_settings_are_refused(
     assert main(command) == 0
     again = capsys.readouterr()
     assert again.out == first.out
-    assert again.err == ""
+    assert "p_prune" not in again.err
     before = {path.name: path.read_bytes() for path in output.iterdir()}
     for change, name in (
         (["--norm", "mean"], "norm"),
@@ -390,6 +391,17 @@ def test_inspect_counts_and_warns_of_emptied_layers(capsys: pytest.CaptureFixtur
         assert line.split()[-3:] == [f"{total:,}", f"{pruned:,}", f"{pruned / total:.4f}"]
         assert (f"{name} would be emptied" in err) == (pruned == total)
     assert "would be emptied" in err
+
+
+def test_a_ratio_without_a_way_to_prune_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "p_prune prunes nothing without --prune-type" in error_of(capsys, 2, "eval", "--p-prune", 0.5)
+
+
+def test_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "-a", "vgg11", "--weights", "none"]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("warning: Conv2d layers hold only 6.9%")
+    assert len(err.splitlines()) == 1
 
 
 def test_help_names_every_option_and_teaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prunus import selection
-from prunus.selection import over_layers, over_network
+from prunus.selection import Scores, Stored, over_layers, over_network
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -22,6 +22,10 @@ def lowest_by_sorting(scores: dict[str, Tensor], fraction: float) -> dict[str, T
     chosen[np.argsort(flat, kind="stable")[: int(fraction * len(flat))]] = True
     parts = torch.from_numpy(chosen).split([len(score) for score in scores.values()])
     return dict(zip(scores, parts, strict=True))
+
+
+def stored(scores: dict[str, Tensor]) -> dict[str, Scores]:
+    return {name: Stored(score) for name, score in scores.items()}
 
 
 @st.composite
@@ -67,7 +71,7 @@ anyway = [HealthCheck.function_scoped_fixture]  # it is the same for every examp
 @settings(max_examples=300, deadline=None, suppress_health_check=anyway)
 @given(score_sets(), st.lists(fractions, min_size=1, max_size=4))
 def test_the_lowest_fraction_is_that_of_a_sort(scores: dict[str, Tensor], fractions: list[float]) -> None:
-    for fraction, kept in zip(fractions, over_network(scores, fractions), strict=True):
+    for fraction, kept in zip(fractions, over_network(stored(scores), fractions), strict=True):
         expected = lowest_by_sorting(scores, fraction)
         assert list(kept) == list(scores)
         assert all(torch.equal(~kept[name], expected[name]) for name in scores)
@@ -76,7 +80,7 @@ def test_the_lowest_fraction_is_that_of_a_sort(scores: dict[str, Tensor], fracti
 @settings(max_examples=100, deadline=None, suppress_health_check=anyway)
 @given(score_sets(), fractions)
 def test_layer_scope_cuts_every_layer_by_itself(scores: dict[str, Tensor], fraction: float) -> None:
-    [kept] = over_layers(scores, [fraction])
+    [kept] = over_layers(stored(scores), [fraction])
     for name, score in scores.items():
         assert torch.equal(~kept[name], lowest_by_sorting({name: score}, fraction)[name])
         assert int((~kept[name]).sum()) == int(fraction * len(score))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -28,6 +29,7 @@ from prunus.weights import ALL_LAYERS, Layers
 
 Decorator = Callable[[Any], Any]
 
+COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 DIGITS = ("digits:plain", "digits:residual")
 # Results do not depend on these, or are known by what they bring (the fingerprint of a network).
 NOT_RECORDED = {"arch", "weights", "batch_size", "workers", "gpu", "device", "output"}
@@ -87,7 +89,7 @@ def _ranking_options(several: bool, p_prune: str, granularity: str, criteria: Se
         ),
         click.option(
             "--seed",
-            type=Numbers(int) if several else click.IntRange(-(2**63), 2**63 - 1),
+            type=Numbers(int) if several else click.INT,
             default="0",
             help="Of random scores and draws.",
         ),
@@ -209,12 +211,16 @@ def sweep_command(output: Path, **options: Any) -> None:
 )
 @_ranking_options(several=False, p_prune="0.1", granularity="weight", criteria=list(CRITERIA))
 @_data_options(output=None)
-def eval_command(prune_type: str, output: Path | None, **options: Any) -> None:
+@click.pass_context
+def eval_command(context: click.Context, /, prune_type: str, output: Path | None, **options: Any) -> None:
     """Accuracy of a network, as it is or pruned.
 
     \b
     prunus eval --data IMAGENET -a resnet18 --prune-type global --p-prune 0.1 --p-bern 1.0
     """
+    given = [name for name in ("p_prune", "p_bern") if context.get_parameter_source(name) is COMMANDLINE]
+    if prune_type == "none" and given:
+        raise click.UsageError(f"{given[0]} prunes nothing without --prune-type global (or gradient)")
     if prune_type == "none":  # whatever the layers
         options.update(p_prune=0.0, layers=("all",))
     _show(table(_measure(options, output, "backward" if prune_type == "gradient" else "both")))
@@ -304,7 +310,9 @@ def _show(made: Table) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, 1 on an error, 2 on wrong usage, 130 when interrupted."""
     try:
-        cli.main(arguments, prog_name="prunus", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
+            cli.main(arguments, prog_name="prunus", standalone_mode=False)
     except click.exceptions.Exit as leave:
         return leave.exit_code
     except click.ClickException as error:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunus.weights import Layers, find_weights
+from prunus.weights import Layers, Patterns, find_weights
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ def fill_gradients(
     batches: Iterable[tuple[Tensor, Tensor]],
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     layers: Layers = "all",
+    include: Patterns | None = None,
+    exclude: Patterns | None = (),
 ) -> nn.Module:
     """Set `.grad` of the prunable weights to the mean over batches of the loss gradient.
 
@@ -93,7 +95,8 @@ def fill_gradients(
         model: the network; a pruned one gives the gradients of the pruned network.
         batches: (inputs, targets), moved to the device of the model.
         loss: from (outputs, targets) to a scalar tensor, by default the mean cross-entropy.
-        layers: layer types whose weights get a gradient, by default every one prunable.
+        layers: layer types whose weights get a gradient, by default every one prunable; likewise
+            `include` and `exclude`, see `prunus.rank`.
 
     Returns:
         The same model.
@@ -108,7 +111,7 @@ def fill_gradients(
         >>> prunus.fill_gradients(net, data)[0].weight.grad.shape
         torch.Size([4, 1, 3, 3])
     """
-    parameters = [weight.parameter for weight in find_weights(model, layers).values()]
+    parameters = [weight.parameter for weight in find_weights(model, layers, include, exclude).values()]
     modes = {module: module.training for module in model.modules()}
     frozen = [parameter for parameter in parameters if not parameter.requires_grad]
     sums, count = [torch.zeros_like(parameter) for parameter in parameters], 0

@@ -150,13 +150,13 @@ class Source:
     batch_size: int = 256
     workers: int = 0
 
-    @property
-    def fingerprint(self) -> str:
+    def fingerprint(self, split: str) -> str:
         """SHA-256 over the names and sizes of the image files: the same images, or others."""
         digest = hashlib.sha256()
-        for path in sorted((self.data / "val").rglob("*")) if self.data else ():
+        folder = self.data / split if self.data else None
+        for path in sorted(folder.rglob("*")) if folder else ():
             if path.is_file():
-                digest.update(f"{path.relative_to(self.data or path)} {path.stat().st_size}".encode())
+                digest.update(f"{path.relative_to(folder or path)} {path.stat().st_size}".encode())
         return digest.hexdigest()
 
 

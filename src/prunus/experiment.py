@@ -41,7 +41,9 @@ class Experiment:
             record: the settings in words, by which the folder knows that they are the same.
         """
         fingerprints = {network.name: network.fingerprint for network in self.networks}
-        record = {**record, "networks": fingerprints, "images": self.source.fingerprint}
+        record = {**record, "networks": fingerprints, "images": self.source.fingerprint("val")}
+        if self._needs_gradients:
+            record["training images"] = self.source.fingerprint("train")
         folder = ResultsFolder(output, record) if output else None
         rows = list(folder.rows) if folder else []
         with Monitor(len(self.networks) * len(self.settings), len(rows)) as monitor:
@@ -58,21 +60,18 @@ class Experiment:
                     folder.finish()
         return rows
 
+    @property
+    def _needs_gradients(self) -> bool:
+        return any(setting.criterion in GRADIENT_CRITERIA for setting in self.settings)
+
     def _rows(self, network: Network, settings: Sequence[Setting], monitor: Monitor) -> Iterator[Row]:
         images = open_images(network, self.source)
         network.model.to(self.device)
-        if any(setting.criterion in GRADIENT_CRITERIA for setting in settings):
+        which: Any = {"layers": self.layers, "include": self.include, "exclude": self.exclude}
+        if self._needs_gradients:
             calibration = open_images(network, self.source, train=True)
-            fill_gradients(network.model, monitor.watch(calibration))
-        points = measure(
-            network.model,
-            monitor.watch(images),
-            settings,
-            layers=self.layers,
-            include=self.include,
-            exclude=self.exclude,
-            amp=self.amp,
-        )
+            fill_gradients(network.model, monitor.watch(calibration), **which)
+        points = measure(network.model, monitor.watch(images), settings, amp=self.amp, **which)
         for point in points:
             yield Row(network.name, point)
         network.model.cpu()

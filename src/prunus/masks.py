@@ -12,11 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from prunus.arguments import check_fraction
 from prunus.files import whole_file
 from prunus.granularity import Grouping
 from prunus.selection import as_array, where_true
-
-FORMAT = {"format": "prunus.masks/1"}
 
 
 class Masks(Mapping[str, Tensor]):
@@ -50,6 +49,14 @@ class Masks(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._masks)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both keep the same weights of the same names."""
+        if not isinstance(other, Masks):
+            return NotImplemented
+        return self.keys() == other.keys() and all(
+            torch.equal(mask, other[name].to(mask.device)) for name, mask in self.items()
+        )
 
     def __repr__(self) -> str:
         return f"Masks({len(self)} weights, {self.pruned:,} of {self.total:,} pruned)"
@@ -97,12 +104,18 @@ class Masks(Mapping[str, Tensor]):
         return Masks({name: rule(mask, other[name].to(mask.device)) for name, mask in self.items()})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, whole or not at all."""
+        """Write a safetensors file, whole or not at all.
+
+        Raises:
+            FileNotFoundError: no such folder.
+        """
+        if not Path(path).parent.is_dir():
+            raise FileNotFoundError(f"no folder {os.fspath(Path(path).parent)!r} to save masks in")
         tensors = {
             name: mask.cpu().clone(memory_format=torch.contiguous_format) for name, mask in self.items()
         }
         with whole_file(path) as temporary:
-            save_file(tensors, temporary, metadata=FORMAT)
+            save_file(tensors, temporary)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Masks:
@@ -153,8 +166,13 @@ class Candidates:
     devices: Mapping[str, torch.device]
 
     def draw(self, p_bern: float = 1.0, generator: torch.Generator | None = None) -> Masks:
-        """Prune every candidate with chance `p_bern`, independently; no random number is used at 0 or 1."""
-        masks = {}
+        """Prune every candidate with chance `p_bern`, independently; no random number is used at 0 or 1.
+
+        Raises:
+            TypeError: `p_bern` is not a number.
+            ValueError: `p_bern` is outside [0, 1].
+        """
+        p_bern, masks = check_fraction("p_bern", p_bern), {}
         for name, kept in self.kept.items():
             if p_bern < 1:
                 fallen = bernoulli(len(kept), p_bern, generator).to(kept.device)

@@ -86,8 +86,7 @@ def load_network(
         network = source(arch.removeprefix("timm:").removeprefix("digits:"), "none" if is_file else weights)
     if is_file and path is not None:
         _load_weights(network.model, path, arch)
-    if preprocessing not in (None, Preprocessing()):
-        assert preprocessing is not None
+    if preprocessing is not None and preprocessing != Preprocessing():
         network = replace(network, transform=preprocessing.transform())
     network.model.eval()
     return network

@@ -28,8 +28,8 @@ def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: 
         model: any network; of a pruned one, the original weights are ranked.
         p_prune: fraction of groups that become candidates, in [0, 1].
         p_bern: chance that a candidate is pruned, in [0, 1]; at 0 and 1 no random number is drawn.
-        **choice: criterion, granularity, scope, norm, layers, include, exclude, generator: see
-            `prunus.rank`.
+        **choice: criterion="magnitude", granularity="weight", scope="global", norm="l1",
+            layers=(nn.Conv2d,), include=None, exclude=(), generator=None: see `prunus.rank`.
 
     Returns:
         Boolean tensors by weight name, True = keep.
@@ -113,7 +113,8 @@ def prune(
         p_prune: fraction of groups that become candidates, in [0, 1].
         p_bern: chance that a candidate is pruned, in [0, 1].
         passes: where pruned weights count as zero: "both", "backward" or "forward".
-        **choice: see `prunus.rank`.
+        **choice: criterion="magnitude", granularity="weight", scope="global", norm="l1",
+            layers=(nn.Conv2d,), include=None, exclude=(), generator=None: see `prunus.rank`.
 
     Returns:
         A handle: `.masks`, `.redraw()`, `.restore()`; also a context manager that restores.
@@ -140,7 +141,9 @@ def prune(
 def global_prune(
     model: nn.Module, p_prune: float = 0.3, p_bern: float = 1.0, **choice: Unpack[Choice]
 ) -> nn.Module:
-    """Prune the forward and the backward pass. `module.weight_orig` holds the original values.
+    """Prune the forward and the backward pass.
+
+    `module.weight_orig` holds the original values, as they were when the mask was set.
 
     Args, raises: as `prunus.prune`.
 
@@ -161,7 +164,9 @@ def gradient_prune(
 ) -> nn.Module:
     """Prune the backward pass only: outputs stay bitwise those of the unpruned network.
 
-    Gradients that flow *through* pruned weights change; the pruned weights' own do not.
+    Gradients that flow *through* pruned weights change; the pruned weights' own do not. It acts where
+    a layer is called on tensors (or is the output of an `nn.MultiheadAttention`), not where other code
+    takes its weight and uses it.
 
     Args, raises: as `prunus.prune`.
 

@@ -14,7 +14,7 @@ from prunus.arguments import check_fraction, choose
 from prunus.criteria import CRITERIA, Criterion, Groups, magnitude
 from prunus.granularity import GRANULARITIES, NORMS, Grouping
 from prunus.masks import Candidates
-from prunus.selection import SCOPES, Scope, Scores
+from prunus.selection import SCOPES, Scope, Scores, Stored
 from prunus.weights import Layers, Patterns, Weight, find_weights
 
 
@@ -35,7 +35,8 @@ class Choice(TypedDict, total=False):
 class Ranking:
     """The scores of a network's groups: ranked once, cut at any number of fractions.
 
-    Good for as long as the weights (and gradients) stay as they are.
+    Single weights are scored by magnitude when they are read, so train only after all cuts are made;
+    pruning in between does no harm.
     """
 
     scores: dict[str, Scores]
@@ -66,17 +67,21 @@ def rank(
     Args:
         model: any network; of a pruned one, the original weights are scored.
         criterion: "magnitude" |w|, "random", "gradient" |g|, "taylor" |w·g| (the last two read the
-            parameters' `.grad`), or a function from `prunus.Groups` to scores; lower goes first.
+            parameters' `.grad`), or a function from `prunus.Groups`, which holds a weight tensor seen as
+            (groups, members), to scores of that shape or of shape (groups, 1); lower goes first.
         granularity: what is pruned as one piece: "weight"; "kernel", one k×k slice of a
             convolution; "filter", one output channel; "channel", one input channel.
         scope: "global", the lowest fraction over all layers together; "layer", of every layer.
         norm: scores of one piece are summed ("l1") or averaged ("mean", so that small pieces are
             not pruned first merely for being small).
-        layers: layer types, or "all" for every convolution, transposed convolution and Linear.
+        layers: a layer type, several, or "all" for every convolution, transposed convolution and Linear.
         include: name patterns of the weights to take, default all of those layers. A pattern is a
             shell wildcard for a weight ("conv1.weight") or a module around it ("layer4.*").
         exclude: name patterns of the weights to leave out.
         generator: source of random scores; default the global one.
+
+    Returns:
+        The scores, to be cut by `.candidates(fractions)`.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -115,7 +120,7 @@ def _scores(
     gradients = None if grad is None else grouping.rows(grad)
     groups = Groups(weight.name, grouping.rows(values), gradients, generator)
     if criterion is magnitude and grouping.members == 1:
-        return Magnitudes(groups.values[:, 0])
+        return Magnitudes(weight)
     if values.numel() and not torch.isfinite(torch.stack(values.aminmax())).all():
         raise ValueError(f"{weight.name} has values or scores that are NaN or infinite: no ranking")
     scores = criterion(groups)
@@ -125,22 +130,27 @@ def _scores(
             f"criterion gave scores of shape {shape} for {weight.name}; "
             f"expected {(grouping.count, grouping.members)} or {(grouping.count, 1)}"
         )
-    return pool(scores)
+    return Stored(pool(scores.detach()))
 
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """Absolute values, taken piece by piece whenever they are read: a copy of the weights is never made."""
+    """Absolute values of the original weights, made piece by piece when read: they are never copied."""
 
-    values: Tensor
+    weight: Weight
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the scores."""
-        return self.values.dtype
+        return self.weight.parameter.dtype
 
     def __len__(self) -> int:
-        return len(self.values)
+        return self.weight.parameter.numel()
 
-    def __getitem__(self, rows: slice | Tensor) -> Tensor:
-        return self.values[rows].abs()
+    def pieces(self, size: int) -> Iterator[Tensor]:
+        """All of them in order."""
+        return (piece.abs() for piece in torch.split(original_values(self.weight).reshape(-1), size))
+
+    def at(self, indices: Tensor) -> Tensor:
+        """Some of them."""
+        return original_values(self.weight).reshape(-1)[indices].abs()

@@ -43,7 +43,7 @@ COLUMNS = (
     "passes",
     "seed",
 )
-VARIED = ("granularity", "criterion", "scope", "p_bern")
+VARIED = ("granularity", "criterion", "scope", "p_bern", "seed")
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def _row(cells: Mapping[str, Any]) -> Row:
 
 def versions() -> dict[str, str]:
     """Of what the numbers depend on."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "prunus": version("prunus")}
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"python": python, "torch": torch.__version__, "prunus": version("prunus")}
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -151,7 +152,7 @@ def table(rows: Sequence[Row]) -> Table:
     extra = varied(rows)
     made = Table(box=None, header_style="bold", pad_edge=False)
     made.add_column("network", no_wrap=True)
-    for name in (*extra, "p_prune", "pruned", "acc@1", "acc@5", "loss"):
+    for name in (*extra, "p_prune", "fraction", "acc@1", "acc@5", "loss"):
         made.add_column(name, justify="left" if name in extra else "right", no_wrap=True)
     for row in rows:
         cells = row.cells()
@@ -184,8 +185,7 @@ def mask_table(title: str, masks: Masks) -> Table:
 
 def varied(rows: Sequence[Row]) -> list[str]:
     """The settings, besides the ratio, in which the rows differ."""
-    names = (*VARIED, "seed")
-    return [name for name in names if len({row.cells()[name] for row in rows}) > 1]
+    return [name for name in VARIED if len({row.cells()[name] for row in rows}) > 1]
 
 
 def _curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[str], list[Row]]]:
@@ -260,8 +260,9 @@ def layers(rows: Sequence[Row]) -> Figure:
         axes.set_axis_off()
     for axes, (network, names, members) in zip(grid.flat, panels, strict=False):
         first = [row.point for row in members if row.point.setting.seed == members[0].point.setting.seed]
-        fractions = [[pruned / weights for pruned, weights in point.layers.values()] for point in first]
+        first.sort(key=lambda point: point.setting.p_prune)
         axes.set_axis_on()
+        fractions = [[pruned / weights for pruned, weights in point.layers.values()] for point in first]
         image = axes.imshow(np.array(fractions).T, vmin=0, vmax=1, aspect="auto", cmap="viridis")
         axes.set_title(" · ".join((network, *names)), fontsize=9)
         axes.set_xticks(range(len(first)), [f"{point.setting.p_prune:g}" for point in first], fontsize=7)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -30,7 +31,34 @@ class Scores(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, groups: slice | Tensor) -> Tensor: ...
+    def pieces(self, size: int) -> Iterator[Tensor]:
+        """All of them in order, 1-D tensors of up to `size`."""
+
+    def at(self, indices: Tensor) -> Tensor:
+        """Some of them."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Scores that are kept in a 1-D tensor."""
+
+    scores: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the scores."""
+        return self.scores.dtype
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def pieces(self, size: int) -> Iterator[Tensor]:
+        """All of them in order."""
+        return iter(torch.split(self.scores, size))
+
+    def at(self, indices: Tensor) -> Tensor:
+        """Some of them."""
+        return self.scores[indices]
 
 
 ScoreMap = Mapping[str, Scores]
@@ -38,10 +66,10 @@ Array: TypeAlias = Any  # np.ndarray on the CPU, Tensor elsewhere: compared, ind
 
 
 class Line(NamedTuple):
-    """Where the lowest groups end: all that score below `value`, and the first `ties` that equal it."""
+    """Where the lowest groups end: all that score below `value`, and the first `ties` (None: all) at it."""
 
     value: float
-    ties: int
+    ties: int | None
 
 
 def over_network(scores: ScoreMap, fractions: Sequence[float]) -> Iterator[dict[str, Tensor]]:
@@ -76,12 +104,12 @@ def draw_lines(scores: ScoreMap, counts: Sequence[int]) -> list[Line]:
         missing = [count for count in dict.fromkeys(counts) if count not in lines]
         brackets = [_Bracket(count, *_between(sample, count / total, margin)) for count in missing]
         for name, source in scores.items():
-            for _, piece in _pieces(source, wide):
+            for piece in (as_array(piece.to(wide)) for piece in source.pieces(PIECE)):
                 if not (-math.inf < piece.min() and piece.max() < math.inf):
                     raise ValueError(f"{name} has values or scores that are NaN or infinite: no ranking")
                 for bracket in brackets:
                     bracket.survey(piece)
-        lines |= {bracket.count: line for bracket in brackets if (line := bracket.line(wide))}
+        lines |= {bracket.count: line for bracket in brackets if (line := bracket.line())}
         if all(count in lines for count in counts):
             return [lines[count] for count in counts]
         margin *= 4
@@ -92,19 +120,18 @@ def above(scores: ScoreMap, line: Line) -> dict[str, Tensor]:
     wide, ties = _widest(scores), line.ties
     kept = {}
     for name, source in scores.items():
-        device = source[:0].device
-        kept[name] = torch.empty(len(source), dtype=torch.bool, device=device)
-        for start, piece in _pieces(source, wide):
-            keep = as_array(kept[name][start : start + PIECE])
-            if not ties:
-                keep[:] = piece >= line.value
-                continue
-            keep[:] = piece > line.value
-            equal = piece == line.value
-            fallen = min(count_true(equal), ties)
-            if fallen == ties:  # the last ones under the line are in this piece
-                keep[where_true(equal)[ties:]] = True
-            ties -= fallen
+        parts = []
+        for piece in source.pieces(PIECE):
+            scored = as_array(piece.to(wide))
+            keep = scored >= line.value if ties == 0 else scored > line.value
+            if ties:
+                equal = scored == line.value
+                fallen = min(count_true(equal), ties)
+                if fallen == ties:  # the last ones under the line are in this piece
+                    keep[where_true(equal)[ties:]] = True
+                ties -= fallen
+            parts.append(torch.as_tensor(keep))
+        kept[name] = torch.cat(parts)
     return kept
 
 
@@ -122,33 +149,30 @@ class _Bracket:
         not_below = count_true(piece >= self.low)
         self.below += len(piece) - not_below
         self.at_low += not_below - count_true(over_low)
-        self.at_high += count_true(piece == self.high)
+        if self.high > self.low:
+            self.at_high += count_true(piece == self.high)
         inside = piece[where_true(over_low & (piece < self.high))]
         self.inside.append(inside.cpu().numpy() if isinstance(inside, Tensor) else inside)
 
-    def line(self, wide: torch.dtype) -> Line | None:
+    def line(self) -> Line | None:
         """The line, where it lies within the bracket."""
         rest = self.count - self.below
         if rest <= 0:
             return None
         if rest <= self.at_low:
-            return _line(self.low, rest, self.at_low, wide)
+            return _line(self.low, rest, self.at_low)
         rest -= self.at_low
         inside = np.concatenate(self.inside)
         if rest <= len(inside):
             value = np.partition(inside, rest - 1)[rest - 1]
             rest -= count_true(inside < value)
-            return _line(float(value), rest, count_true(inside == value), wide)
+            return _line(float(value), rest, count_true(inside == value))
         rest -= len(inside)
-        return _line(self.high, rest, self.at_high, wide) if rest <= self.at_high else None
+        return _line(self.high, rest, self.at_high) if rest <= self.at_high else None
 
 
-def _line(value: float, ties: int, equal: int, wide: torch.dtype) -> Line:
-    """Where all that equal `value` fall, the line just above it: that leaves no ties to tell apart."""
-    if ties < equal:
-        return Line(value, ties)
-    kind = np.float64 if wide == torch.float64 else np.float32
-    return Line(float(np.nextafter(kind(value), kind(math.inf))), 0)
+def _line(value: float, ties: int, equal: int) -> Line:
+    return Line(value, ties if ties < equal else None)
 
 
 def _between(sample: np.ndarray, fraction: float, margin: float) -> tuple[float, float]:
@@ -167,17 +191,11 @@ def _sample(scores: ScoreMap, total: int) -> np.ndarray:
     ends = np.cumsum([len(source) for source in scores.values()])
     parts = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
     found = [
-        source[torch.from_numpy(part - (end - len(source)))].double().cpu().numpy()
+        source.at(torch.from_numpy(part - (end - len(source)))).double().cpu().numpy()
         for source, part, end in zip(scores.values(), parts, ends, strict=True)
         if len(part)
     ]
     return np.sort(np.concatenate(found))
-
-
-def _pieces(source: Scores, wide: torch.dtype) -> Iterator[tuple[int, Array]]:
-    """Consecutive scores, each piece with the index it starts at."""
-    for start in range(0, len(source), PIECE):
-        yield start, as_array(source[start : start + PIECE].to(wide))
 
 
 def _widest(scores: ScoreMap) -> torch.dtype:

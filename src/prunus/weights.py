@@ -70,7 +70,7 @@ def find_weights(
     names = _match(found, model, include, exclude)
     for name in names:
         _check_weight(name, found[name])
-    chosen = {id(found[name].weight): found[name] for name in names}
+    chosen = {id(found[name].weight): found[name] for name in reversed(names)}  # the first of tied layers
     weights = {
         name: replace(weight, owners=_first(chosen[id(weight.parameter)], weight.owners))
         for name, weight in layer_weights(model).items()
@@ -113,7 +113,9 @@ def _first(layer: nn.Module, owners: tuple[nn.Module, ...]) -> tuple[nn.Module, 
 
 def _check_share(model: nn.Module, types: tuple[type[nn.Module], ...], layers: Iterable[nn.Module]) -> None:
     total = sum(p.numel() for p in model.parameters())
-    weights = {id(p): p.numel() for layer in layers if isinstance(p := layer.weight, Tensor)}
+    weights = {
+        id(p): p.numel() for layer in layers if isinstance(p := getattr(layer, "weight", None), Tensor)
+    }
     held = sum(weights.values())
     names = "/".join(t.__name__ for t in types)
     hint = "" if types == ALL_LAYERS else '; layers="all" takes every convolution and linear layer'
