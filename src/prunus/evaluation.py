@@ -189,10 +189,11 @@ def measure(
     exclude: Patterns | None = (),
     amp: torch.dtype | None = None,
 ) -> Iterator[Point]:
-    """Measure settings one by one. Neighbours that rank alike are ranked once.
+    """Measure settings one by one: neighbours that rank alike ranked once, the unpruned network measured once.
 
     The model is pruned only while a point is being made, never when one is handed out.
     """
+    clean: Result | None = None  # of the unpruned network, which many settings share
     for _, alike in groupby(settings, lambda setting: setting.ranked_by):
         batch = list(alike)
         first, generator = batch[0], torch.Generator().manual_seed(batch[0].seed)
@@ -209,9 +210,13 @@ def measure(
         )
         ranked = generator.get_state()
         for setting, masks in _masks(ranking, batch, generator, ranked):
-            with unpruned(model):
-                apply_masks(model, masks, setting.passes)
-                result = evaluate(model, loader, amp)
+            if clean and not masks.pruned:
+                result = clean
+            else:
+                with unpruned(model):
+                    apply_masks(model, masks, setting.passes)
+                    result = evaluate(model, loader, amp)
+            clean = clean if masks.pruned else result
             yield Point(setting, result, masks.counts)
 
 
