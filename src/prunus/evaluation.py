@@ -189,9 +189,10 @@ def measure(
     exclude: Patterns | None = (),
     amp: torch.dtype | None = None,
 ) -> Iterator[Point]:
-    """Measure settings one by one: neighbours that rank alike ranked once, the unpruned network measured once.
+    """Measure settings one by one. Neighbours that rank alike are ranked once.
 
-    The model is pruned only while a point is being made, never when one is handed out.
+    Without anything pruned, the network is measured once. It is pruned only while a point is being made,
+    never when one is handed out.
     """
     clean: Result | None = None  # of the unpruned network, which many settings share
     for _, alike in groupby(settings, lambda setting: setting.ranked_by):
