@@ -183,7 +183,7 @@ def test_synthetic_images(nets: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "tiny" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arch", ["squeezenet1_1", "timm:test_resnet"])
+@pytest.mark.parametrize("arch", ["squeezenet1_1", "timm:lcnet_035"])
 def test_torchvision_and_timm(arch: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("timm")
     assert main(["inspect", "-a", arch, "--weights", "none", "--p-prune", "0.25"]) == 0
