@@ -38,6 +38,12 @@ def run(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return y.detach(), grad
 
 
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    optimizer.step()
+
+
 def expected(layer: nn.Module, mask: Tensor, passes: str, x: Tensor) -> tuple[Tensor, Tensor]:
     """One layer: the output of one set of values, the gradient of another."""
     pruned = copy.deepcopy(layer)
@@ -354,16 +360,11 @@ def test_training_keeps_pruned_weights_at_zero_even_with_momentum_from_before(pa
     model, x = small_net(), torch.randn(4, 3, 8, 8)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
 
-    def step() -> None:
-        optimizer.zero_grad()
-        model(x).square().mean().backward()
-        optimizer.step()
-
-    step()
+    train_step(model, optimizer, x)
     before = model[0].weight.detach().clone()
     masks = prunus.prune(model, 0.5, passes=passes).masks
     for _ in range(3):
-        step()
+        train_step(model, optimizer, x)
     model(x)
     for name, mask in masks.items():
         weight = model.get_parameter(name)
@@ -580,16 +581,11 @@ def test_fused_optimizers_which_leave_no_trace_in_the_version(kind: type[torch.o
         model.parameters(), lr=0.01, fused=True, **({"momentum": 0.9} if kind is torch.optim.SGD else {})
     )
 
-    def step() -> None:
-        optimizer.zero_grad()
-        model(x).square().mean().backward()
-        optimizer.step()
-
-    step()
+    train_step(model, optimizer, x)
     before = model[0].weight.detach().clone()
     mask = prunus.prune(model, 0.5).masks["0.weight"]
     for _ in range(3):
-        step()
+        train_step(model, optimizer, x)
     with torch.no_grad():
         model(x)
     assert not model[0].weight[~mask].any()

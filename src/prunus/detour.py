@@ -17,15 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-PLAIN = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+from prunus.weights import ALL_LAYERS
 
 # From gradient of the output, input, weight, and which of the gradients of input, weight and bias
 # are wanted, to those gradients
@@ -102,9 +94,9 @@ def _wants_gradient(value: object) -> bool:
 
 def is_plain(layer: nn.Module) -> bool:
     """Whether a layer runs the forward of torch's own convolution or linear layer."""
-    own = "forward" not in vars(layer) and any(type(layer).forward is kind.forward for kind in PLAIN)
+    own = "forward" not in vars(layer) and any(type(layer).forward is kind.forward for kind in ALL_LAYERS)
     convolve = getattr(type(layer), "_conv_forward", None)
-    return own and convolve in (None, *(getattr(kind, "_conv_forward", None) for kind in PLAIN))
+    return own and convolve in (None, *(getattr(kind, "_conv_forward", None) for kind in ALL_LAYERS))
 
 
 def _formula(layer: Any, args: tuple[Any, ...]) -> Formula | None:
