@@ -159,6 +159,14 @@ def test_layers_without_a_weight_and_weights_that_cannot_be_written() -> None:
     assert torch.equal(model[0].weight, before["0.weight"])  # pruned as before
 
 
+def test_a_layer_without_entries_is_no_hindrance() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 4))
+    model[1].weight = nn.Parameter(torch.empty(0, 4))
+    for granularity in ("weight", "filter"):
+        masks = prunus.make_masks(model, 0.5, granularity=granularity, layers="all")
+        assert masks.pruned == 54
+
+
 def test_an_error_inside_the_context_restores() -> None:
     model = small_net()
     before = weights_of(model)

@@ -72,7 +72,6 @@ class Images:
 
     Args:
         dataset: examples; a string stands for an image that could not be read.
-        classes: number of classes.
         skip_bad: leave such images out instead of raising.
         subset: number of images to take, at random but always the same; default all.
     """
@@ -80,7 +79,6 @@ class Images:
     def __init__(
         self,
         dataset: Dataset[Example],
-        classes: int,
         *,
         batch_size: int,
         workers: int = 0,
@@ -91,7 +89,7 @@ class Images:
         if subset is not None and subset < self.size:
             chosen = torch.randperm(self.size, generator=torch.Generator().manual_seed(0))[:subset]
             dataset, self.size = Subset(dataset, chosen.tolist()), subset
-        self.classes, self.skip_bad, self.bad = classes, skip_bad, dict[str, None]()
+        self.skip_bad, self.bad = skip_bad, dict[str, None]()
         self.loader = DataLoader(
             dataset,
             batch_size,
@@ -166,10 +164,9 @@ def open_images(network: Network, source: Source, train: bool = False) -> Images
     Raises:
         ValueError: no images, or images of another number of classes than the network tells apart.
     """
-    dataset, classes, workers = _dataset(network, source, train)
+    dataset, workers = _dataset(network, source, train)
     return Images(
         dataset,
-        classes,
         batch_size=source.batch_size,
         workers=workers,
         skip_bad=source.skip_bad,
@@ -177,17 +174,17 @@ def open_images(network: Network, source: Source, train: bool = False) -> Images
     )
 
 
-def _dataset(network: Network, source: Source, train: bool) -> tuple[Dataset[Example], int, int]:
+def _dataset(network: Network, source: Source, train: bool) -> tuple[Dataset[Example], int]:
     if network.transform is None:
         if source.data or source.dummy:
             raise ValueError(f"{network.name} reads the built-in digits: leave out --data and --dummy")
         need("sklearn", "eval")
-        return TensorDataset(*digits.load_images(train)), 10, 0  # type: ignore[return-value]
+        return TensorDataset(*digits.load_images(train)), 0  # type: ignore[return-value]
     if source.dummy:
         size = source.size or 224
         classes = _classes_of(network, torch.zeros(3, size, size))
         fake = need("torchvision.datasets", "eval").FakeData
-        return fake(SYNTHETIC, (3, size, size), classes, network.transform), classes, source.workers
+        return fake(SYNTHETIC, (3, size, size), classes, network.transform), source.workers
     if source.data is None:
         raise ValueError(f"{network.name} needs images: --data DIR with DIR/val/<class>/*, or --dummy")
     folder = ImageFolder(source.data / ("train" if train else "val"), network.transform)
@@ -196,7 +193,7 @@ def _dataset(network: Network, source: Source, train: bool) -> tuple[Dataset[Exa
         raise ValueError(
             f"{source.data} has {folder.classes} class folders, but {network.name} tells {classes} apart"
         )
-    return folder, classes, source.workers
+    return folder, source.workers
 
 
 def _classes_of(network: Network, image: Tensor) -> int:

@@ -116,11 +116,11 @@ def _scores(
     pool: Callable[[Tensor], Tensor],
     generator: torch.Generator | None,
 ) -> Scores:
+    if criterion is magnitude and grouping.members == 1:
+        return Magnitudes(weight)
     values, grad = original_values(weight), weight.parameter.grad
     gradients = None if grad is None else grouping.rows(grad)
     groups = Groups(weight.name, grouping.rows(values), gradients, generator)
-    if criterion is magnitude and grouping.members == 1:
-        return Magnitudes(weight)
     if values.numel() and not torch.isfinite(torch.stack(values.aminmax())).all():
         raise ValueError(f"{weight.name} has values or scores that are NaN or infinite: no ranking")
     scores = criterion(groups)

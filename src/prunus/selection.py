@@ -105,7 +105,7 @@ def draw_lines(scores: ScoreMap, counts: Sequence[int]) -> list[Line]:
         brackets = [_Bracket(count, *_between(sample, count / total, margin)) for count in missing]
         for name, source in scores.items():
             for piece in (as_array(piece.to(wide)) for piece in source.pieces(PIECE)):
-                if not (-math.inf < piece.min() and piece.max() < math.inf):
+                if len(piece) and not (-math.inf < piece.min() and piece.max() < math.inf):
                     raise ValueError(f"{name} has values or scores that are NaN or infinite: no ranking")
                 for bracket in brackets:
                     bracket.survey(piece)
