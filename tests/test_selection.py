@@ -62,6 +62,7 @@ def streamed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     if request.param:
         monkeypatch.setattr(selection, "SAMPLE", 50)
         monkeypatch.setattr(selection, "PIECE", 64)
+        monkeypatch.setattr(selection, "BLOCK", 128)
         monkeypatch.setattr(selection, "MARGIN", 0.5)
 
 
@@ -71,7 +72,8 @@ anyway = [HealthCheck.function_scoped_fixture]  # it is the same for every examp
 @settings(max_examples=300, deadline=None, suppress_health_check=anyway)
 @given(score_sets(), st.lists(fractions, min_size=1, max_size=4))
 def test_the_lowest_fraction_is_that_of_a_sort(scores: dict[str, Tensor], fractions: list[float]) -> None:
-    for fraction, kept in zip(fractions, over_network(stored(scores), fractions), strict=True):
+    for fraction, stream in zip(fractions, over_network(stored(scores), fractions), strict=True):
+        kept = dict(stream)
         expected = lowest_by_sorting(scores, fraction)
         assert list(kept) == list(scores)
         assert all(torch.equal(~kept[name], expected[name]) for name in scores)
@@ -80,7 +82,8 @@ def test_the_lowest_fraction_is_that_of_a_sort(scores: dict[str, Tensor], fracti
 @settings(max_examples=100, deadline=None, suppress_health_check=anyway)
 @given(score_sets(), fractions)
 def test_layer_scope_cuts_every_layer_by_itself(scores: dict[str, Tensor], fraction: float) -> None:
-    [kept] = over_layers(stored(scores), [fraction])
+    [stream] = over_layers(stored(scores), [fraction])
+    kept = dict(stream)
     for name, score in scores.items():
         assert torch.equal(~kept[name], lowest_by_sorting({name: score}, fraction)[name])
         assert int((~kept[name]).sum()) == int(fraction * len(score))

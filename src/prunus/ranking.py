@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from prunus.arguments import check_fraction, choose
 from prunus.criteria import CRITERIA, Criterion, Groups, magnitude
 from prunus.granularity import GRANULARITIES, NORMS, Grouping
 from prunus.masks import Candidates
-from prunus.selection import SCOPES, Scope, Scores, Stored
+from prunus.selection import SCOPES, Array, Scope, Scores, Stored
 from prunus.weights import Layers, Patterns, Weight, find_weights
 
 
@@ -47,7 +48,7 @@ class Ranking:
     def candidates(self, fractions: Sequence[float]) -> Iterator[Candidates]:
         """The lowest fraction of groups, for each fraction in [0, 1]."""
         cuts = self.scope(self.scores, [check_fraction("p_prune", p) for p in fractions])
-        return (Candidates(kept, self.groupings, self.devices) for kept in cuts)
+        return (Candidates(dict(kept), self.groupings, self.devices) for kept in cuts)
 
 
 def rank(
@@ -121,8 +122,7 @@ def _scores(
     values, grad = original_values(weight), weight.parameter.grad
     gradients = None if grad is None else grouping.rows(grad)
     groups = Groups(weight.name, grouping.rows(values), gradients, generator)
-    if values.numel() and not torch.isfinite(torch.stack(values.aminmax())).all():
-        raise ValueError(f"{weight.name} has values or scores that are NaN or infinite: no ranking")
+    _check_finite(weight.name, values)
     scores = criterion(groups)
     shape = tuple(scores.shape)
     if shape not in ((grouping.count, grouping.members), (grouping.count, 1)):
@@ -130,7 +130,14 @@ def _scores(
             f"criterion gave scores of shape {shape} for {weight.name}; "
             f"expected {(grouping.count, grouping.members)} or {(grouping.count, 1)}"
         )
-    return Stored(pool(scores.detach()))
+    pooled = pool(scores.detach())
+    _check_finite(weight.name, pooled)
+    return Stored(pooled)
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    if tensor.numel() and not torch.isfinite(torch.stack(tensor.aminmax())).all():
+        raise ValueError(f"{name} has values or scores that are NaN or infinite: no ranking")
 
 
 @dataclass(frozen=True)
@@ -147,10 +154,34 @@ class Magnitudes:
     def __len__(self) -> int:
         return self.weight.parameter.numel()
 
-    def pieces(self, size: int) -> Iterator[Tensor]:
-        """All of them in order."""
-        return (piece.abs() for piece in torch.split(original_values(self.weight).reshape(-1), size))
+    @property
+    def device(self) -> torch.device:
+        """Of the scores."""
+        return self.weight.parameter.device
 
-    def at(self, indices: Tensor) -> Tensor:
+    def pieces(self, scratch: Tensor) -> Iterator[Array]:
+        """All of them in order."""
+        for values in _flat(original_values(self.weight), len(scratch)):
+            if values.device != scratch.device:
+                yield values.to(scratch.dtype).abs()
+            else:
+                place = scratch[: len(values)]
+                plain = values if values.dtype is place.dtype else place.copy_(values)
+                yield np.abs(plain.numpy(), out=place.numpy())
+
+    def every(self, first: int, step: int) -> Tensor:
         """Some of them."""
-        return original_values(self.weight).reshape(-1)[indices].abs()
+        values = original_values(self.weight)
+        if values.is_contiguous():
+            return values.view(-1)[first::step].abs()
+        places = torch.arange(first, len(self), step, device=values.device)
+        return values[torch.unravel_index(places, values.shape)].abs()
+
+
+def _flat(tensor: Tensor, size: int) -> Iterator[Tensor]:
+    """The entries in row-major order, up to `size` at a time; at other strides only some rows are copied."""
+    if tensor.is_contiguous():
+        yield from torch.split(tensor.view(-1), size)
+        return
+    for rows in torch.split(tensor, max(1, size // tensor[0].numel())):
+        yield from torch.split(rows.reshape(-1), size)

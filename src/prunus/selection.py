@@ -1,13 +1,14 @@
 """Which groups are the lowest fraction?
 
-Exactly, and without sorting, copying or concatenating all scores: a random sample tells between which
-two scores the line must lie; one streaming pass counts what is below them and collects the few scores
-in between. In the rare case that the line lies elsewhere, a wider bracket takes another pass. A last
-pass tells every group on which side of the line it is.
+Exactly, and without sorting, copying or concatenating all scores: a sample tells between which two
+scores the line must lie; one streaming pass counts what is below them and collects the few scores in
+between. In the rare case that the line lies elsewhere, a wider bracket takes another pass. A last pass
+tells every group on which side of the line it is, tensor by tensor.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ import torch
 from torch import Tensor
 
 PIECE = 1 << 18  # scores at a time: few enough for the cache
-SAMPLE = 1 << 15  # scores that the brackets are made from
-MARGIN = 5.0  # half the width of a bracket, in standard deviations of a sampled rank
+BLOCK = 1 << 24  # booleans that get their memory at once
+SAMPLE = 1 << 15  # scores that the brackets are made from, at least
+MARGIN = 4.0  # half the width of a bracket, in standard deviations of a sampled rank
+
+Array: TypeAlias = Any  # np.ndarray on the CPU, Tensor elsewhere: compared, indexed and counted alike
 
 
 class Scores(Protocol):
@@ -29,13 +33,19 @@ class Scores(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...  # noqa: D102
 
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
     def __len__(self) -> int: ...
 
-    def pieces(self, size: int) -> Iterator[Tensor]:
-        """All of them in order, 1-D tensors of up to `size`."""
+    def pieces(self, scratch: Tensor) -> Iterator[Array]:
+        """All of them in order, `len(scratch)` at a time or fewer, in its dtype.
 
-    def at(self, indices: Tensor) -> Tensor:
-        """Some of them."""
+        Each must be read before the next: on the CPU it may have been made in that memory.
+        """
+
+    def every(self, first: int, step: int) -> Tensor:
+        """Some of them: the first, and then one in `step`."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +59,25 @@ class Stored:
         """Of the scores."""
         return self.scores.dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Of the scores."""
+        return self.scores.device
+
     def __len__(self) -> int:
         return len(self.scores)
 
-    def pieces(self, size: int) -> Iterator[Tensor]:
+    def pieces(self, scratch: Tensor) -> Iterator[Array]:
         """All of them in order."""
-        return iter(torch.split(self.scores, size))
+        return (as_array(piece.to(scratch.dtype)) for piece in torch.split(self.scores, len(scratch)))
 
-    def at(self, indices: Tensor) -> Tensor:
+    def every(self, first: int, step: int) -> Tensor:
         """Some of them."""
-        return self.scores[indices]
+        return self.scores[first::step]
 
 
-ScoreMap = Mapping[str, Scores]
-Array: TypeAlias = Any  # np.ndarray on the CPU, Tensor elsewhere: compared, indexed and counted alike
+ScoreMap: TypeAlias = Mapping[str, Scores]
+Kept: TypeAlias = Iterator[tuple[str, Tensor]]  # by tensor, one boolean a group, True = keep
 
 
 class Line(NamedTuple):
@@ -72,21 +87,20 @@ class Line(NamedTuple):
     ties: int | None
 
 
-def over_network(scores: ScoreMap, fractions: Sequence[float]) -> Iterator[dict[str, Tensor]]:
-    """For every fraction p, all N groups but the lowest `int(p · N)`: by tensor, True = keep."""
+def over_network(scores: ScoreMap, fractions: Sequence[float]) -> Iterator[Kept]:
+    """For every fraction p, all N groups but the lowest `int(p · N)`."""
     total = sum(len(source) for source in scores.values())
     lines = draw_lines(scores, [int(p * total) for p in fractions])
     return (above(scores, line) for line in lines)
 
 
-def over_layers(scores: ScoreMap, fractions: Sequence[float]) -> Iterator[dict[str, Tensor]]:
+def over_layers(scores: ScoreMap, fractions: Sequence[float]) -> Iterator[Kept]:
     """The same with the N groups of each tensor by itself."""
     layers = [over_network({name: source}, fractions) for name, source in scores.items()]
-    for parts in zip(*layers, strict=True):
-        yield {name: kept for part in parts for name, kept in part.items()}
+    return (itertools.chain(*parts) for parts in zip(*layers, strict=True))
 
 
-Scope = Callable[[ScoreMap, Sequence[float]], Iterator[dict[str, Tensor]]]
+Scope = Callable[[ScoreMap, Sequence[float]], Iterator[Kept]]
 SCOPES: dict[str, Scope] = {"global": over_network, "layer": over_layers}
 
 
@@ -96,7 +110,8 @@ def draw_lines(scores: ScoreMap, counts: Sequence[int]) -> list[Line]:
     Raises:
         ValueError: a score is NaN or infinite.
     """
-    total, wide = sum(len(source) for source in scores.values()), _widest(scores)
+    total, scratch = sum(len(source) for source in scores.values()), _scratch(scores)
+    flags = np.empty((2, len(scratch)), bool)
     sample = _sample(scores, total) if total > SAMPLE else np.empty(0)
     lines = {0: Line(-math.inf, 0)}
     margin = MARGIN
@@ -104,35 +119,33 @@ def draw_lines(scores: ScoreMap, counts: Sequence[int]) -> list[Line]:
         missing = [count for count in dict.fromkeys(counts) if count not in lines]
         brackets = [_Bracket(count, *_between(sample, count / total, margin)) for count in missing]
         for name, source in scores.items():
-            for piece in (as_array(piece.to(wide)) for piece in source.pieces(PIECE)):
-                if len(piece) and not (-math.inf < piece.min() and piece.max() < math.inf):
+            for piece in source.pieces(scratch):
+                if len(piece) and not piece.max() < math.inf:  # NaN is not, either
                     raise ValueError(f"{name} has values or scores that are NaN or infinite: no ranking")
                 for bracket in brackets:
-                    bracket.survey(piece)
+                    bracket.survey(piece, flags)
         lines |= {bracket.count: line for bracket in brackets if (line := bracket.line())}
         if all(count in lines for count in counts):
             return [lines[count] for count in counts]
         margin *= 4
 
 
-def above(scores: ScoreMap, line: Line) -> dict[str, Tensor]:
+def above(scores: ScoreMap, line: Line) -> Kept:
     """False for every group under the line; ties go by position: tensor order, then index."""
-    wide, ties = _widest(scores), line.ties
-    kept = {}
-    for name, source in scores.items():
-        parts = []
-        for piece in source.pieces(PIECE):
-            scored = as_array(piece.to(wide))
-            keep = scored >= line.value if ties == 0 else scored > line.value
+    scratch, ties = _scratch(scores), line.ties
+    for (name, source), kept in zip(scores.items(), _rooms(scores), strict=True):
+        end = 0
+        for piece in source.pieces(scratch):
+            start, end = end, end + len(piece)
+            relation = np.greater_equal if ties == 0 else np.greater
+            keep = compare(relation, piece, line.value, as_array(kept[start:end]))
             if ties:
-                equal = scored == line.value
+                equal = piece == line.value
                 fallen = min(count_true(equal), ties)
                 if fallen == ties:  # the last ones under the line are in this piece
                     keep[where_true(equal)[ties:]] = True
                 ties -= fallen
-            parts.append(torch.as_tensor(keep))
-        kept[name] = torch.cat(parts)
-    return kept
+        yield name, kept
 
 
 class _Bracket:
@@ -141,30 +154,35 @@ class _Bracket:
     def __init__(self, count: int, low: float, high: float) -> None:
         self.count, self.low, self.high = count, low, high
         self.below = self.at_low = self.at_high = 0
-        self.inside: list[Array] = []
+        self.inside: list[np.ndarray] = []
 
-    def survey(self, piece: Array) -> None:
+    def survey(self, piece: Array, flags: np.ndarray) -> None:
         """Take some more scores into account."""
-        over_low = piece > self.low
-        not_below = count_true(piece >= self.low)
-        self.below += len(piece) - not_below
-        self.at_low += not_below - count_true(over_low)
-        if self.high > self.low:
-            self.at_high += count_true(piece == self.high)
-        inside = piece[where_true(over_low & (piece < self.high))]
-        self.inside.append(inside.cpu().numpy() if isinstance(inside, Tensor) else inside)
+        not_below = compare(np.greater_equal, piece, self.low, flags[0])
+        around = compare(np.not_equal, not_below, compare(np.greater, piece, self.high, flags[1]), flags[1])
+        self.below += len(piece) - count_true(not_below)
+        found = piece[where_true(around)]
+        found = found.cpu().numpy() if isinstance(found, Tensor) else found
+        self.inside.append(self._without_ends(found) if len(found) > len(piece) / 8 else found)
+
+    def _without_ends(self, found: np.ndarray) -> np.ndarray:
+        """What lies strictly inside; of the ends themselves there may be any number: they are counted."""
+        self.at_low += count_true(found == self.low)
+        self.at_high += count_true(found == self.high) if self.high > self.low else 0
+        return found[(found > self.low) & (found < self.high)]
 
     def line(self) -> Line | None:
         """The line, where it lies within the bracket."""
+        inside = self._without_ends(np.concatenate(self.inside))
         rest = self.count - self.below
         if rest <= 0:
             return None
         if rest <= self.at_low:
             return _line(self.low, rest, self.at_low)
         rest -= self.at_low
-        inside = np.concatenate(self.inside)
         if rest <= len(inside):
-            value = np.partition(inside, rest - 1)[rest - 1]
+            inside.partition(rest - 1)
+            value = inside[rest - 1]
             rest -= count_true(inside < value)
             return _line(float(value), rest, count_true(inside == value))
         rest -= len(inside)
@@ -186,25 +204,49 @@ def _between(sample: np.ndarray, fraction: float, margin: float) -> tuple[float,
 
 
 def _sample(scores: ScoreMap, total: int) -> np.ndarray:
-    """Sorted scores of groups drawn at random, always the same ones: the result does not depend on them."""
-    drawn = np.sort(np.random.default_rng(0).integers(total, size=SAMPLE))
-    ends = np.cumsum([len(source) for source in scores.values()])
-    parts = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
-    found = [
-        source.at(torch.from_numpy(part - (end - len(source)))).double().cpu().numpy()
-        for source, part, end in zip(scores.values(), parts, ends, strict=True)
-        if len(part)
-    ]
-    return np.sort(np.concatenate(found))
+    """Sorted scores of groups that lie evenly over the network."""
+    step = total // max(SAMPLE, round(total ** (2 / 3)))  # so many cost as much as what they leave in between
+    while math.gcd(step, 2 * 3 * 5 * 7) > 1:  # not in step with the sides of kernels and layers
+        step += 1
+    parts, wide, start = [], _scratch(scores).dtype, 0
+    for source in scores.values():
+        parts.append(source.every(-start % step, step).to(wide).cpu().numpy())
+        start += len(source)
+    return np.sort(np.concatenate(parts))
 
 
-def _widest(scores: ScoreMap) -> torch.dtype:
-    return reduce(torch.promote_types, (source.dtype for source in scores.values()), torch.float32)
+def _rooms(scores: ScoreMap) -> Iterator[Tensor]:
+    """Room for one boolean a group, by tensor; in blocks, as large pages come far faster than small ones."""
+    left, rest = torch.empty(0), sum(len(source) for source in scores.values())
+    for source in scores.values():
+        count = len(source)
+        if source.device.type != "cpu":
+            yield torch.empty(count, dtype=torch.bool, device=source.device)
+        else:
+            if count > len(left):
+                left = torch.from_numpy(np.empty(max(count, min(BLOCK, rest)), bool))
+            yield left[:count]
+            left = left[count:]
+        rest -= count
+
+
+def _scratch(scores: ScoreMap) -> Tensor:
+    """Memory for the scores that are looked at, in the widest of their types."""
+    dtypes = {source.dtype for source in scores.values()}
+    return torch.empty(PIECE, dtype=reduce(torch.promote_types, dtypes, torch.float32))
 
 
 def as_array(tensor: Tensor) -> Array:
     """The same memory for NumPy where that can be: it compares and counts several times as fast as torch."""
     return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+def compare(relation: np.ufunc, array: Array, other: Array | float, out: Array) -> Array:
+    """The booleans of `array relation other`, in the memory of `out` if that is on the same device."""
+    if isinstance(array, np.ndarray):
+        return relation(array, other, out=out[: len(array)])
+    place = out if isinstance(out, Tensor) else None
+    return getattr(torch, relation.__name__)(array, other, out=place)
 
 
 def count_true(mask: Array) -> int:
