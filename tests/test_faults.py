@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
+from prunus.masks import bernoulli
 from tests.conftest import small_net
 
 
@@ -154,6 +155,15 @@ def test_p_bern_is_an_independent_chance_of_every_candidate() -> None:
     assert abs(int(fallen.sum()) / int(candidates.sum()) - 0.3) < 0.01  # 4.6 standard deviations
     pieces = prunus.make_masks(layer, 0.5, p_bern=0.3, granularity="kernel")["weight"].flatten(2)
     assert (pieces.all(2) | ~pieces.any(2)).all()  # a kernel falls whole
+
+
+@pytest.mark.parametrize("chance", [0.5, 0.25, 0.3, 1 / 3, 0.999, 0.001, 1e-9, 1 / 256])
+def test_draws_have_their_chance_and_do_not_depend_on_their_neighbours(chance: float) -> None:
+    count = 10**6 + 1
+    drawn = bernoulli(count, chance, torch.Generator().manual_seed(0))
+    for found, wanted in ((drawn, chance), (drawn[1:] & drawn[:-1], chance**2)):
+        deviation = (wanted * (1 - wanted) / count) ** 0.5
+        assert abs(float(found.double().mean()) - wanted) < 5 * deviation + 1 / count
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.3, 1 / 3, 0.5, 0.77, 0.999])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
+import prunus
 from prunus import selection
 from prunus.selection import Scores, Stored, over_layers, over_network
 
@@ -87,3 +90,63 @@ def test_layer_scope_cuts_every_layer_by_itself(scores: dict[str, Tensor], fract
     for name, score in scores.items():
         assert torch.equal(~kept[name], lowest_by_sorting({name: score}, fraction)[name])
         assert int((~kept[name]).sum()) == int(fraction * len(score))
+
+
+class Counted:
+    """Scores that count how often they are read through."""
+
+    def __init__(self, scores: Tensor) -> None:
+        self.stored, self.passes = Stored(scores), 0
+        self.dtype, self.device = scores.dtype, scores.device
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def pieces(self, scratch: Tensor) -> Iterator[np.ndarray]:
+        self.passes += 1
+        return self.stored.pieces(scratch)
+
+    def every(self, first: int, step: int) -> Tensor:
+        return self.stored.every(first, step)
+
+
+@pytest.mark.parametrize("levels", [15, 2**20])
+def test_many_ratios_are_ranked_in_the_passes_of_one(levels: int) -> None:
+    source = Counted(torch.randint(levels, (10**5,)).float())
+    streams = over_network({"weight": source}, [index / 20 for index in range(20)])
+    assert source.passes <= 3
+    before = source.passes
+    for count, stream in enumerate(streams, 1):
+        dict(stream)
+        assert source.passes == before + count
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> nn.Sequential:
+    """Layers with weights of any floating type and memory layout, with ties."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    layers = []
+    for _ in range(draw(st.integers(1, 4))):
+        out, into, side = (draw(st.integers(1, limit)) for limit in (9, 9, 3))
+        layer = nn.Conv2d(into, out, side, bias=False, dtype=draw(st.sampled_from(DTYPES)))
+        levels = draw(st.sampled_from([2, 15, 10**6]))
+        values = torch.randint(-levels, levels + 1, (out, into, side, side), generator=generator) / levels
+        order = draw(st.permutations(range(4)))
+        spacing = draw(st.integers(1, 2))
+        places = values.permute(order).repeat_interleave(spacing, -1).to(layer.weight.dtype)
+        layer.weight = nn.Parameter(places[..., ::spacing].permute(*np.argsort(order)))
+        layers.append(layer)
+    return nn.Sequential(*layers)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=anyway)
+@given(networks(), fractions, st.booleans())
+def test_weights_of_any_layout_and_of_a_pruned_network(
+    model: nn.Sequential, fraction: float, pruned: bool
+) -> None:
+    scores = {f"{index}.weight": layer.weight.detach().abs().flatten() for index, layer in enumerate(model)}
+    expected = lowest_by_sorting(scores, fraction)
+    if pruned:
+        prunus.global_prune(model, 0.5)
+    masks = prunus.make_masks(model, fraction)
+    assert all(torch.equal(~mask.flatten(), expected[name]) for name, mask in masks.items())

@@ -11,7 +11,7 @@ which follow `.to()`, and forward hooks, which deepcopy and pickle copy. The sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from prunus.arguments import choose
 from prunus.detour import RandomState, StandIn, detour, is_plain
-from prunus.masks import Masks, check_same_weights
+from prunus.masks import Masks, check_same_weights, keep_only, take_over
 from prunus.weights import Weight, layer_weights
 
 
@@ -57,13 +57,15 @@ class PrunedWeight:
         self.gradient_hook: RemovableHandle | None = None
         self.handles: list[RemovableHandle] = []
         self.version: int | None = None  # of the parameter, when pruned weights were last seen to be zero
+        self.trained = False  # whether survivors may have moved since the backup was made
         self.began: RandomState | None = None
 
     def attach(self, mask: Tensor) -> None:
         """Prune by this mask from now on."""
+        mask = mask.to(self.parameter.device)
         original = self.parameter.detach().clone() if self.passes.forward else None
         for layer in self.layers:
-            layer.register_buffer("weight_mask", torch.ones_like(mask), persistent=False)
+            layer.register_buffer("weight_mask", mask, persistent=False)
             if original is not None:
                 layer.register_buffer("weight_orig", original, persistent=False)
         for module in {*self.layers, *self.users}:
@@ -71,7 +73,7 @@ class PrunedWeight:
         for user in self.users if self.passes.forward != self.passes.backward else ():
             # Before the forward hooks of others, which see and may change what the detour gives
             self.handles.append(user.register_forward_hook(self.reroute, prepend=True, with_kwargs=True))
-        self.set_mask(mask)
+        self._zero_fallen()
         self._hook_gradient()
 
     @classmethod
@@ -96,24 +98,34 @@ class PrunedWeight:
         """True = keep, on the device of the weight."""
         return self.layers[0].get_buffer("weight_mask")
 
-    @property
     def original(self) -> Tensor:
-        """The weight unpruned: survivors as they are now, even if trained since, the others as they were."""
+        """The weight unpruned: survivors as they are now, even if trained since, the others as they were.
+
+        The backup is brought up to date, and is what is returned.
+        """
         if not self.passes.forward:
             return self.parameter.detach()
-        return torch.where(self.mask, self.parameter.detach(), self.layers[0].get_buffer("weight_orig"))
+        original = self.layers[0].get_buffer("weight_orig")
+        if not self.passes.backward:  # graphs may hold it
+            original = original.clone()
+        take_over(original, self.parameter.detach(), self.mask)
+        for layer in self.layers:
+            layer.weight_orig = original
+        return original
 
     def set_mask(self, mask: Tensor) -> None:
         """Exchange the mask. The tensor of the old one stays, for graphs that hold it."""
-        mask, original = mask.to(self.parameter.device), self.original
+        if self.trained or self.version != self.parameter._version:
+            self.original()
+        for layer in self.layers:
+            layer.weight_mask = mask.to(self.parameter.device)
+        self._zero_fallen()
+
+    def _zero_fallen(self) -> None:
         if self.passes.forward:
             with torch.no_grad():
-                torch.where(mask, original, original.new_zeros(()), out=self.parameter)
-            self.version = self.parameter._version
-        for layer in self.layers:
-            layer.weight_mask = mask
-            if self.passes.forward:
-                layer.weight_orig = original
+                keep_only(self.layers[0].get_buffer("weight_orig"), self.mask, out=self.parameter)
+            self.version, self.trained = self.parameter._version, False
 
     def __call__(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a forward call: keep pruned weights at zero while an optimizer moves the others."""
@@ -124,7 +136,8 @@ class PrunedWeight:
         self._hook_gradient()
         if self.version != self.parameter._version:
             # Through .data, so that an earlier use in the same graph stays valid.
-            self.parameter.data.masked_fill_(~self.mask, 0)
+            keep_only(self.parameter.data, self.mask, out=self.parameter.data)
+            self.trained = True
         trains = torch.is_grad_enabled() and self.parameter.requires_grad
         # Fused optimizers leave the version as it is: look again after a forward that may be trained on.
         self.version = None if trains else self.parameter._version
@@ -149,13 +162,13 @@ class PrunedWeight:
 
     def mask_gradient(self, grad: Tensor) -> Tensor:
         """The gradient of the survivors."""
-        return torch.where(self.mask, grad, grad.new_zeros(()))
+        return grad * self.mask.view(torch.int8)
 
     def remove(self) -> None:
         """Put the original values back and take every trace off the layers."""
         if self.passes.forward:
             with torch.no_grad():
-                self.parameter.copy_(self.original)
+                self.parameter.copy_(self.original())
         if self.gradient_hook is not None:
             self.gradient_hook.remove()
             self.gradient_hook = None
@@ -224,6 +237,18 @@ def put_on(model: nn.Module, masks: Mapping[str, tuple[Tensor, Passes]]) -> list
     return states
 
 
+def zero(model: nn.Module, names: Iterable[str], masks: Iterable[tuple[str, Tensor]]) -> nn.Module:
+    """Undo all pruning, then set what these masks prune to zero for good."""
+    weights = layer_weights(model)
+    for name in names:
+        _check_writable(weights[name])
+    _take_off(model)
+    with torch.no_grad():
+        for name, mask in masks:
+            keep_only(weights[name].parameter, mask, out=weights[name].parameter)
+    return model
+
+
 def _check_writable(weight: Weight) -> None:
     if weight.parameter.is_inference():
         raise ValueError(f"{weight.name} was made in inference mode and cannot be pruned: make it outside")
@@ -289,5 +314,5 @@ def original_values(weight: Weight) -> Tensor:
     for owner in weight.owners:
         state = PrunedWeight.on(owner)
         if state and state.holds(owner):  # else it was exchanged by hand since
-            return state.original
+            return state.original()
     return weight.parameter.detach()

@@ -33,9 +33,9 @@ class StandIn:
 
     def __call__(self, weight: Tensor) -> Tensor:
         """The weight that the gradient of the input is found with."""
-        return torch.where(
-            self.mask, weight, weight.new_zeros(()) if self.original is None else self.original
-        )
+        if self.original is None:
+            return weight * self.mask.view(torch.int8)  # several times as fast as torch.where
+        return torch.where(self.mask, weight, self.original)
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class _ByFormula(torch.autograd.Function):
         [grad] = grads
         x, weight = ctx.saved_tensors
         if x is None:
-            x = grad.new_empty(1).expand(ctx.shape)
+            x = grad.new_empty(ctx.shape)  # only its shape is of use
         # Under autocast the layer ran in the dtype of its output.
         x, weight = x.to(grad.dtype), ctx.stand_in(weight).to(grad.dtype)
         return None, None, None, *ctx.formula(grad, x, weight, list(ctx.wanted))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,7 @@ from torch import Tensor
 from prunus.arguments import check_fraction
 from prunus.files import whole_file
 from prunus.granularity import Grouping
-from prunus.selection import as_array, where_true
+from prunus.selection import PIECE, Room, as_array, compare
 
 
 class Masks(Mapping[str, Tensor]):
@@ -172,31 +173,84 @@ class Candidates:
             TypeError: `p_bern` is not a number.
             ValueError: `p_bern` is outside [0, 1].
         """
-        p_bern, masks = check_fraction("p_bern", p_bern), {}
-        for name, kept in self.kept.items():
-            if p_bern < 1:
-                fallen = bernoulli(len(kept), p_bern, generator).to(kept.device)
-                kept = fallen.logical_not_().logical_or_(kept)
-            masks[name] = self.groupings[name].expand(kept.to(self.devices[name]))
-        return Masks(masks)
+        return Masks(dict(fall(self.kept.items(), self.groupings, self.devices, p_bern, generator)))
+
+
+def fall(
+    kept: Iterable[tuple[str, Tensor]],
+    groupings: Mapping[str, Grouping],
+    devices: Mapping[str, torch.device],
+    p_bern: float,
+    generator: torch.Generator | None,
+) -> Iterator[tuple[str, Tensor]]:
+    """One draw over candidates as they come: a mask of the weight's shape each."""
+    p_bern = check_fraction("p_bern", p_bern)
+    room = Room(sum(grouping.count for grouping in groupings.values()))
+    for name, groups in kept:
+        survivors = groups if p_bern == 1 else room.take(len(groups), groups.device)
+        if p_bern < 1:
+            for some, place in zip(torch.split(groups, PIECE), torch.split(survivors, PIECE), strict=True):
+                fallen = bernoulli(len(some), p_bern, generator).to(groups.device)
+                # Kept, or else not fallen
+                compare(np.greater_equal, as_array(some), as_array(fallen), as_array(place))
+        yield name, groupings[name].expand(survivors.to(devices[name]))
+
+
+def keep_only(values: Tensor, mask: Tensor, out: Tensor) -> None:
+    """Into `out`, values where the mask is true, else zero, whatever they were."""
+    for source, chosen, place in _bits(values, mask, out):
+        torch.bitwise_and(source, chosen, out=place)
+
+
+def take_over(values: Tensor, others: Tensor, mask: Tensor) -> None:
+    """Overwrite values by others where the mask is true."""
+    for others_, chosen, place in _bits(others, mask, values):
+        change = torch.bitwise_xor(place, others_).bitwise_and_(chosen)
+        place.bitwise_xor_(change)
+
+
+def _bits(values: Tensor, mask: Tensor, out: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Three tensors of one shape as integers, the mask as all ones or none; some rows at a time.
+
+    On the CPU this is several times as fast as `torch.where`, and as exact.
+    """
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.itemsize]
+    rows = max(1, PIECE // max(1, values[:1].numel()))
+    parts = (torch.split(bits, rows) for bits in (values.view(whole), mask.view(torch.int8), out.view(whole)))
+    for source, flags, place in zip(*parts, strict=True):
+        yield source, flags.neg(), place
 
 
 def bernoulli(count: int, p: float, generator: torch.Generator | None = None) -> Tensor:
-    """`count` booleans, each True with chance p exactly, from one random byte each (seldom more).
+    """`count` booleans, each True with chance p exactly, on the device of the generator.
+
+    The binary digits of p are compared with those of a random number, eight digits at most at first:
+    at p = 1/2 that is one random bit for every boolean.
 
     Example:
         >>> bool(bernoulli(100, 0.0).any()), bool(bernoulli(100, 1.0).all())
         (False, True)
     """
     device = generator.device if generator else torch.device("cpu")
-    certain, rest = divmod(p * 256, 1)
-    if not rest and certain in (0, 256):
-        return torch.full((count,), bool(certain), device=device)
-    # Whole words are drawn at once: eight times as fast as bytes.
-    words = torch.empty(-(-count // 8), dtype=torch.int64, device=device)
-    random = as_array(words.random_(-(2**63), None, generator=generator).view(torch.uint8)[:count])
-    fallen = random < certain
-    if rest:  # a byte that equals the threshold decides nothing yet
-        undecided = where_true(random == certain)
-        fallen[undecided] = as_array(bernoulli(len(undecided), rest, generator))
-    return torch.as_tensor(fallen)
+    if p in (0, 1):
+        return torch.full((count,), bool(p), device=device)
+    if device.type != "cpu":
+        return torch.empty(count, dtype=torch.bool, device=device).bernoulli_(p, generator=generator)
+    first, rest = divmod(p * 256, 1)
+    digits = f"{int(first):08b}" if rest else f"{int(first):08b}".rstrip("0")
+    words = torch.empty(len(digits), -(-count // 64), dtype=torch.int64)
+    same = words.random_(-(2**63), None, generator=generator).numpy()  # whether the digits are
+    fallen, undecided = np.zeros_like(same[0]), ~np.zeros_like(same[0])
+    for digit, bits in zip(digits, same, strict=True):
+        if digit == "1":
+            fallen |= undecided & ~bits
+        undecided &= bits
+    drawn = _booleans(fallen, count)
+    if rest:
+        places = np.flatnonzero(_booleans(undecided, count))
+        drawn[places] = bernoulli(len(places), rest, generator).numpy()
+    return torch.from_numpy(drawn)
+
+
+def _booleans(words: np.ndarray, count: int) -> np.ndarray:
+    return np.unpackbits(words.view(np.uint8), count=count).view(np.bool_)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from prunus.application import PASSES, Passes, put_on
+from prunus.application import PASSES, Passes, put_on, zero
 from prunus.arguments import check_fraction, choose
 from prunus.masks import Candidates, Masks
 from prunus.ranking import Choice, rank
@@ -139,13 +139,21 @@ def prune(
 
 
 def global_prune(
-    model: nn.Module, p_prune: float = 0.3, p_bern: float = 1.0, **choice: Unpack[Choice]
+    model: nn.Module,
+    p_prune: float = 0.3,
+    p_bern: float = 1.0,
+    *,
+    keep_original: bool = True,
+    **choice: Unpack[Choice],
 ) -> nn.Module:
     """Prune the forward and the backward pass.
 
-    `module.weight_orig` holds the original values, as they were when the mask was set.
-
-    Args, raises: as `prunus.prune`.
+    Args:
+        model, p_prune, p_bern, **choice: as `prunus.prune`, which also says what is raised.
+        keep_original: keep a backup (`module.weight_orig`) and the mask (`module.weight_mask`, one byte a
+            weight), so that `prunus.restore` can undo the pruning and training leaves pruned weights at
+            zero. If False, weights are set to zero for good, one tensor after another, and next to no
+            memory is taken: nothing can be restored, and training may move the zeros.
 
     Returns:
         The same model.
@@ -156,7 +164,11 @@ def global_prune(
         >>> int((net.weight == 0).sum()), int((net.weight_orig == 0).sum())
         (108, 0)
     """
-    return prune(model, p_prune, p_bern=p_bern, passes="both", **choice).model
+    if keep_original:
+        return prune(model, p_prune, p_bern=p_bern, passes="both", **choice).model
+    check_fraction("p_bern", p_bern)
+    ranking = rank(model, **choice)
+    return zero(model, ranking.groupings, ranking.masks(p_prune, p_bern, choice.get("generator")))
 
 
 def gradient_prune(

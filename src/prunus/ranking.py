@@ -14,7 +14,7 @@ from prunus.application import original_values
 from prunus.arguments import check_fraction, choose
 from prunus.criteria import CRITERIA, Criterion, Groups, magnitude
 from prunus.granularity import GRANULARITIES, NORMS, Grouping
-from prunus.masks import Candidates
+from prunus.masks import Candidates, fall
 from prunus.selection import SCOPES, Array, Scope, Scores, Stored
 from prunus.weights import Layers, Patterns, Weight, find_weights
 
@@ -49,6 +49,13 @@ class Ranking:
         """The lowest fraction of groups, for each fraction in [0, 1]."""
         cuts = self.scope(self.scores, [check_fraction("p_prune", p) for p in fractions])
         return (Candidates(dict(kept), self.groupings, self.devices) for kept in cuts)
+
+    def masks(
+        self, p_prune: float, p_bern: float = 1.0, generator: torch.Generator | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """One draw over the lowest fraction of groups, weight by weight: not all masks exist at once."""
+        [kept] = self.scope(self.scores, [check_fraction("p_prune", p_prune)])
+        return fall(kept, self.groupings, self.devices, check_fraction("p_bern", p_bern), generator)
 
 
 def rank(

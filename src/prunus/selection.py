@@ -133,8 +133,9 @@ def draw_lines(scores: ScoreMap, counts: Sequence[int]) -> list[Line]:
 def above(scores: ScoreMap, line: Line) -> Kept:
     """False for every group under the line; ties go by position: tensor order, then index."""
     scratch, ties = _scratch(scores), line.ties
-    for (name, source), kept in zip(scores.items(), _rooms(scores), strict=True):
-        end = 0
+    room = Room(sum(len(source) for source in scores.values()))
+    for name, source in scores.items():
+        kept, end = room.take(len(source), source.device), 0
         for piece in source.pieces(scratch):
             start, end = end, end + len(piece)
             relation = np.greater_equal if ties == 0 else np.greater
@@ -215,25 +216,27 @@ def _sample(scores: ScoreMap, total: int) -> np.ndarray:
     return np.sort(np.concatenate(parts))
 
 
-def _rooms(scores: ScoreMap) -> Iterator[Tensor]:
-    """Room for one boolean a group, by tensor; in blocks, as large pages come far faster than small ones."""
-    left, rest = torch.empty(0), sum(len(source) for source in scores.values())
-    for source in scores.values():
-        count = len(source)
-        if source.device.type != "cpu":
-            yield torch.empty(count, dtype=torch.bool, device=source.device)
-        else:
-            if count > len(left):
-                left = torch.from_numpy(np.empty(max(count, min(BLOCK, rest)), bool))
-            yield left[:count]
-            left = left[count:]
-        rest -= count
-
-
 def _scratch(scores: ScoreMap) -> Tensor:
     """Memory for the scores that are looked at, in the widest of their types."""
     dtypes = {source.dtype for source in scores.values()}
     return torch.empty(PIECE, dtype=reduce(torch.promote_types, dtypes, torch.float32))
+
+
+class Room:
+    """Memory for `total` booleans; on the CPU in blocks, as large pages come far faster than small ones."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.left = total, torch.empty(0)
+
+    def take(self, count: int, device: torch.device) -> Tensor:
+        """Some of it."""
+        if device.type != "cpu":
+            return torch.empty(count, dtype=torch.bool, device=device)
+        if count > len(self.left):
+            self.left = torch.from_numpy(np.empty(max(count, min(BLOCK, self.total)), bool))
+        self.total -= count
+        taken, self.left = self.left[:count], self.left[count:]
+        return taken
 
 
 def as_array(tensor: Tensor) -> Array:
