@@ -1,0 +1,1 @@
+"""What Prunus costs, beside what is used instead: `python -m benchmarks`, `python -m benchmarks.scaling`."""

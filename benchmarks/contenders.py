@@ -1,0 +1,82 @@
+"""Prunus and what is used instead of it, called alike: a network and a fraction in, masks out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
+
+import prunus
+
+Select = Callable[[nn.Module, float], object]
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The convolutions, or without any the linear layers."""
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return convolutions or [module for module in model.modules() if isinstance(module, nn.Linear)]
+
+
+def read(model: nn.Module) -> list[Tensor]:
+    """The floor: every weight is read once."""
+    return [layer.weight.detach().sum() for layer in layers_of(model)]
+
+
+def by_prunus(model: nn.Module, fraction: float) -> prunus.Masks:
+    """`make_masks` over these layers."""
+    return prunus.make_masks(model, fraction, layers=tuple({type(layer) for layer in layers_of(model)}))
+
+
+def for_good_by_prunus(model: nn.Module, fraction: float) -> nn.Module:
+    """`global_prune` that keeps nothing; done again it finds other ties, but does as much."""
+    kinds = tuple({type(layer) for layer in layers_of(model)})
+    return prunus.global_prune(model, fraction, layers=kinds, keep_original=False)
+
+
+def by_sorting(model: nn.Module, fraction: float) -> Sequence[Tensor]:
+    """What most scripts do: concatenate, sort, compare."""
+    weights = [layer.weight.detach() for layer in layers_of(model)]
+    ranked = torch.cat([weight.abs().flatten() for weight in weights]).sort().values
+    threshold = ranked[int(fraction * len(ranked))]
+    return [weight.abs() >= threshold for weight in weights]
+
+
+def by_torch(model: nn.Module, fraction: float) -> nn.Module:
+    """`torch.nn.utils.prune`, which puts its masks on the network."""
+    places = [(layer, "weight") for layer in layers_of(model)]
+    torch_prune.global_unstructured(places, pruning_method=torch_prune.L1Unstructured, amount=fraction)
+    return model
+
+
+def tidy(select: Select, model: nn.Module) -> Callable[[], None]:
+    """What has to be done to the network before it can be called again."""
+
+    def undo_torch() -> None:  # which its library cannot
+        for layer in layers_of(model):
+            original = layer.weight_orig
+            torch_prune.remove(layer, "weight")
+            layer.weight = original
+
+    return undo_torch if select is by_torch else lambda: None
+
+
+def filters_by_prunus(model: nn.Module, fraction: float) -> prunus.Masks:
+    """Whole output channels, by their mean magnitude."""
+    return prunus.make_masks(model, fraction, granularity="filter", norm="mean")
+
+
+def filters_by_torch_pruning(model: nn.Module, fraction: float) -> object:
+    """Torch-Pruning's choice: groups of channels that hang together, which it could also cut out."""
+    import torch_pruning
+
+    pruner = torch_pruning.pruner.BasePruner(
+        model,
+        torch.zeros(1, 3, 64, 64),
+        importance=torch_pruning.importance.MagnitudeImportance(p=1),
+        global_pruning=True,
+        pruning_ratio=fraction,
+        ignored_layers=[module for module in model.modules() if isinstance(module, nn.Linear)],
+    )
+    return list(pruner.step(interactive=True))

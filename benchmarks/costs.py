@@ -1,0 +1,150 @@
+"""The rows of the table of costs: what is measured, on a ResNet-50 with random weights."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet50
+
+import prunus
+from benchmarks import contenders, measure
+from benchmarks.measure import Task
+from benchmarks.scaling import FRACTION, cost, linear_stack
+
+Row = dict[str, Any]
+
+
+def network(change: Callable[[Tensor], Tensor] = lambda weight: weight) -> nn.Module:
+    """ResNet-50 with random weights, which were changed."""
+    torch.manual_seed(0)
+    model = resnet50()
+    for layer in contenders.layers_of(model):
+        layer.weight = nn.Parameter(change(layer.weight.detach()))
+    return model
+
+
+def fifteen_levels(weight: Tensor) -> Tensor:
+    """The same weights rounded to 15 values."""
+    return (weight / weight.abs().max() * 7).round() / 7
+
+
+def selection(rounds: int) -> Row:
+    """All convolution weights ranked together, by everybody."""
+    model, pruned_by_torch = network(), network()
+    tasks = {
+        "read": Task(lambda: contenders.read(model)),
+        "prunus": Task(lambda: contenders.by_prunus(model, FRACTION)),
+        "sort": Task(lambda: contenders.by_sorting(model, FRACTION)),
+        "torch.nn.utils.prune": Task(
+            lambda: contenders.by_torch(pruned_by_torch, FRACTION),
+            contenders.tidy(contenders.by_torch, pruned_by_torch),
+        ),
+    }
+    return {"what": "make_masks, single weights", **measure.by_turns(tasks, rounds)}
+
+
+def ties(rounds: int) -> Iterator[Row]:
+    """Tied weights against untied ones."""
+    kinds = {
+        "15 levels": network(fifteen_levels),
+        "bfloat16": network(lambda weight: weight.bfloat16()),
+    }
+    plain = network()
+    for kind, model in kinds.items():
+        tasks = {
+            "read": Task(partial(contenders.read, plain)),
+            "prunus": Task(partial(contenders.by_prunus, model, FRACTION)),
+            "untied": Task(partial(contenders.by_prunus, plain, FRACTION)),
+        }
+        yield {"what": f"make_masks, {kind}", **measure.by_turns(tasks, rounds)}
+
+
+def filters(rounds: int) -> Row:
+    """Filters ranked together, beside Torch-Pruning where it is installed."""
+    model = network()
+    tasks = {
+        "read": Task(lambda: contenders.read(model)),
+        "prunus": Task(lambda: contenders.filters_by_prunus(model, FRACTION)),
+    }
+    if importlib.util.find_spec("torch_pruning"):
+        tasks["Torch-Pruning"] = Task(lambda: contenders.filters_by_torch_pruning(model, FRACTION))
+    return {"what": "make_masks, filters", **measure.by_turns(tasks, rounds)}
+
+
+def ratios(rounds: int) -> Row:
+    """Nine ratios from one ranking, against one."""
+    model = network()
+
+    def cut(count: int) -> None:
+        for candidates in prunus.rank(model).candidates([0.1 + 0.08 * index for index in range(count)]):
+            candidates.draw()
+
+    tasks = {
+        "read": Task(lambda: contenders.read(model)),
+        "prunus": Task(lambda: cut(9)),
+        "one ratio": Task(lambda: cut(1)),
+    }
+    return {"what": "masks at nine ratios, one ranking", **measure.by_turns(tasks, rounds)}
+
+
+def steps(rounds: int, trains: bool) -> Iterator[Row]:
+    """A forward and a backward pass: of a frozen network, as attacks run it, or of one that is trained."""
+    plain = network().requires_grad_(trains)
+    handle = prunus.prune(copy.deepcopy(plain), 0.5, p_bern=0.5)
+    backward = prunus.gradient_prune(copy.deepcopy(plain), 0.5)
+    x = torch.randn(4, 3, 224, 224, requires_grad=True)
+
+    def step(model: nn.Module) -> None:
+        model(x).sum().backward()
+
+    def redraw_and_step() -> None:
+        handle.redraw()
+        step(handle.model)
+
+    def forget() -> None:
+        for model in (plain, handle.model, backward):
+            model.zero_grad()
+        x.grad = None
+
+    kind = "trained" if trains else "frozen"
+    for name, ours in {"redraw": redraw_and_step, "gradient_prune": lambda: step(backward)}.items():
+        tasks = {"plain step": Task(lambda: step(plain), forget), "prunus": Task(ours, forget)}
+        yield {"what": f"step with {name}, parameters {kind}", **measure.by_turns(tasks, rounds)}
+
+
+def peak(select: contenders.Select) -> int:
+    """Bytes a selection took at most beyond its masks."""
+    select(linear_stack(10**5, torch.float32), FRACTION)  # for what is loaded at the first call
+    model = network()
+    bytes_, result = measure.extra_memory(lambda: select(model, FRACTION))
+    weights = sum(layer.weight.numel() for layer in contenders.layers_of(model))
+    kept = 8 if isinstance(result, nn.Module) else 1  # torch's masks are floats, with a copy of the weights
+    return bytes_ - kept * weights
+
+
+def memory() -> Row:
+    """Peaks beyond the masks, in bytes."""
+    selects = {
+        "prunus": contenders.by_prunus,
+        "sort": contenders.by_sorting,
+        "torch.nn.utils.prune": contenders.by_torch,
+    }
+    found = {name: measure.in_fresh_process(peak, select) for name, select in selects.items()}
+    weights = 4 * sum(layer.weight.numel() for layer in contenders.layers_of(network()))
+    return {"what": "peak beyond the masks", "bytes": {**found, "the weights": weights}}
+
+
+def billion() -> Row:
+    """`global_prune(keep_original=False)` on 10⁹ bfloat16 weights."""
+    found = measure.in_fresh_process(cost, contenders.for_good_by_prunus, 10**9, torch.bfloat16)
+    return {
+        "what": "global_prune(keep_original=False), 10⁹ bfloat16",
+        **found,
+        "bytes": {"prunus": found["bytes"]},
+    }
