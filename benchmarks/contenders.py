@@ -15,13 +15,20 @@ Select = Callable[[nn.Module, float], object]
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
     """The convolutions, or without any the linear layers."""
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    return convolutions or [module for module in model.modules() if isinstance(module, nn.Linear)]
+    modules = list(model.modules())
+    return [m for m in modules if isinstance(m, nn.Conv2d)] or [
+        m for m in modules if isinstance(m, nn.Linear)
+    ]
+
+
+def weights_of(model: nn.Module) -> list[Tensor]:
+    """Their weights."""
+    return [layer.get_parameter("weight").detach() for layer in layers_of(model)]
 
 
 def read(model: nn.Module) -> list[Tensor]:
     """The floor: every weight is read once."""
-    return [layer.weight.detach().sum() for layer in layers_of(model)]
+    return [weight.sum() for weight in weights_of(model)]
 
 
 def by_prunus(model: nn.Module, fraction: float) -> prunus.Masks:
@@ -37,7 +44,7 @@ def for_good_by_prunus(model: nn.Module, fraction: float) -> nn.Module:
 
 def by_sorting(model: nn.Module, fraction: float) -> Sequence[Tensor]:
     """What most scripts do: concatenate, sort, compare."""
-    weights = [layer.weight.detach() for layer in layers_of(model)]
+    weights = weights_of(model)
     ranked = torch.cat([weight.abs().flatten() for weight in weights]).sort().values
     threshold = ranked[int(fraction * len(ranked))]
     return [weight.abs() >= threshold for weight in weights]
@@ -55,9 +62,9 @@ def tidy(select: Select, model: nn.Module) -> Callable[[], None]:
 
     def undo_torch() -> None:  # which its library cannot
         for layer in layers_of(model):
-            original = layer.weight_orig
-            torch_prune.remove(layer, "weight")
-            layer.weight = original
+            original = layer.get_parameter("weight_orig").detach().clone()
+            torch_prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
+            layer.get_parameter("weight").data = original
 
     return undo_torch if select is by_torch else lambda: None
 

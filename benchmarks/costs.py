@@ -23,9 +23,9 @@ Row = dict[str, Any]
 def network(change: Callable[[Tensor], Tensor] = lambda weight: weight) -> nn.Module:
     """ResNet-50 with random weights, which were changed."""
     torch.manual_seed(0)
-    model = resnet50()
+    model: nn.Module = resnet50()
     for layer in contenders.layers_of(model):
-        layer.weight = nn.Parameter(change(layer.weight.detach()))
+        layer.register_parameter("weight", nn.Parameter(change(layer.get_parameter("weight").detach())))
     return model
 
 
@@ -123,7 +123,7 @@ def peak(select: contenders.Select) -> int:
     select(linear_stack(10**5, torch.float32), FRACTION)  # for what is loaded at the first call
     model = network()
     bytes_, result = measure.extra_memory(lambda: select(model, FRACTION))
-    weights = sum(layer.weight.numel() for layer in contenders.layers_of(model))
+    weights = sum(weight.numel() for weight in contenders.weights_of(model))
     kept = 8 if isinstance(result, nn.Module) else 1  # torch's masks are floats, with a copy of the weights
     return bytes_ - kept * weights
 
@@ -136,7 +136,7 @@ def memory() -> Row:
         "torch.nn.utils.prune": contenders.by_torch,
     }
     found = {name: measure.in_fresh_process(peak, select) for name, select in selects.items()}
-    weights = 4 * sum(layer.weight.numel() for layer in contenders.layers_of(network()))
+    weights = 4 * sum(weight.numel() for weight in contenders.weights_of(network()))
     return {"what": "peak beyond the masks", "bytes": {**found, "the weights": weights}}
 
 

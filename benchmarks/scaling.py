@@ -64,22 +64,29 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
         memory.loglog(weights, [max(point["bytes"], 1) / 1e6 for point in points], marker="o")
     floor = found["prunus.make_masks"]
     weights = [point["weights"] for point in floor]
-    time.loglog(
-        weights, [point["seconds"]["read"] for point in floor], "k:", label="reading every weight once"
-    )
-    memory.loglog(weights, [4 * count / 1e6 for count in weights], "k:")
-    time.set(xlabel="weights", ylabel="seconds", title="time of a call")
-    memory.set(xlabel="weights", ylabel="MB", title="extra memory, masks included (dotted: the weights)")
-    time.legend(fontsize=8)
+    time.loglog(weights, [point["seconds"]["read"] for point in floor], "k:", label="every weight read once")
+    memory.loglog(weights, [4 * count / 1e6 for count in weights], "k--", label="the weights themselves")
+    time.set(xlabel="float32 weights, in 200 tensors", ylabel="seconds", title="time of a call")
+    memory.set(xlabel="float32 weights, in 200 tensors", ylabel="MB", title="extra memory, masks included")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(path, dpi=150)
 
 
 @click.command()
 @click.option("--most", default=10**9, show_default=True, help="Weights of the largest network.")
+@click.option("--draw-only", is_flag=True, help="Draw what was measured before.")
 @click.option("--json", "target", type=Path, default=Path("benchmarks/scaling.json"), show_default=True)
 @click.option("--png", type=Path, default=Path("docs/scaling.png"), show_default=True)
-def main(most: int, target: Path, png: Path) -> None:
+def main(most: int, draw_only: bool, target: Path, png: Path) -> None:
     """Measure, write JSON, and draw."""
+    if not draw_only:
+        record = {"machine": measure.machine(), "found": measured(most)}
+        target.write_text(json.dumps(record, indent=1) + "\n")
+    draw(json.loads(target.read_text())["found"], png)
+
+
+def measured(most: int) -> dict[str, list[dict[str, Any]]]:
+    """Every contender at every size up to `most`, each in a process of its own."""
     cases: list[tuple[str, int]] = [
         (name, count)
         for count in (10**power for power in range(5, 10))
@@ -90,10 +97,7 @@ def main(most: int, target: Path, png: Path) -> None:
     for name, count in track(cases, "measuring"):
         select, _ = CONTENDERS[name]
         found[name].append(measure.in_fresh_process(cost, select, count, torch.float32))
-    record: dict[str, Any] = {"machine": measure.machine(), "found": found}
-    target.write_text(json.dumps(record, indent=1) + "\n")
-    draw(found, png)
-    click.echo(f"{target} and {png} written")
+    return found
 
 
 if __name__ == "__main__":

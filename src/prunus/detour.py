@@ -21,7 +21,7 @@ from prunus.weights import ALL_LAYERS
 
 # From gradient of the output, input, weight, and which of the gradients of input, weight and bias
 # are wanted, to those gradients
-Formula = Callable[[Tensor, Tensor, Tensor, list[bool]], Sequence["Tensor | None"]]
+Formula = Callable[[Tensor, "Tensor | None", Tensor, list[bool]], Sequence["Tensor | None"]]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,9 @@ def _formula(layer: Any, args: tuple[Any, ...]) -> Formula | None:
     if padding is None or layer.padding_mode != "zeros" or args[0].dim() != layer.weight.dim():
         return None
 
-    def gradients(grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> Sequence[Tensor | None]:
+    def gradients(
+        grad: Tensor, x: Tensor | None, weight: Tensor, wanted: list[bool]
+    ) -> Sequence[Tensor | None]:
         bias = [grad.shape[1]]
         geometry = layer.stride, padding, layer.dilation, layer.transposed, layer.output_padding, layer.groups
         found: Sequence[Tensor | None] = torch.ops.aten.convolution_backward(
@@ -131,12 +133,12 @@ def _padding(layer: Any) -> Sequence[int] | None:
 
 
 def _linear_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
+    grad: Tensor, x: Tensor | None, weight: Tensor, wanted: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     rows = grad.reshape(-1, grad.shape[-1])
     return (
         grad @ weight if wanted[0] else None,
-        rows.T @ x.reshape(-1, x.shape[-1]) if wanted[1] else None,
+        rows.T @ x.reshape(-1, x.shape[-1]) if x is not None and wanted[1] else None,
         rows.sum(0) if wanted[2] else None,
     )
 
@@ -160,17 +162,16 @@ class _ByFormula(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.formula, ctx.stand_in, _, x, weight, _ = inputs
-        ctx.wanted, ctx.shape = ctx.needs_input_grad[3:], x.shape
-        ctx.save_for_backward(x if ctx.wanted[1] else None, weight)  # as torch does: x is for the weight's
+        ctx.wanted = ctx.needs_input_grad[3:]
+        # As torch does: a linear map needs x for the weight's gradient alone, a convolution always
+        ctx.save_for_backward(x if ctx.wanted[1] or weight.dim() > 2 else None, weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         [grad] = grads
         x, weight = ctx.saved_tensors
-        if x is None:
-            x = grad.new_empty(ctx.shape)  # only its shape is of use
         # Under autocast the layer ran in the dtype of its output.
-        x, weight = x.to(grad.dtype), ctx.stand_in(weight).to(grad.dtype)
+        x, weight = x if x is None else x.to(grad.dtype), ctx.stand_in(weight).to(grad.dtype)
         return None, None, None, *ctx.formula(grad, x, weight, list(ctx.wanted))
 
 

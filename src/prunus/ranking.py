@@ -188,7 +188,8 @@ class Magnitudes:
 def _flat(tensor: Tensor, size: int) -> Iterator[Tensor]:
     """The entries in row-major order, up to `size` at a time; at other strides only some rows are copied."""
     if tensor.is_contiguous():
-        yield from torch.split(tensor.view(-1), size)
+        flat = tensor.view(-1)
+        yield from (flat,) if tensor.numel() <= size else torch.split(flat, size)
         return
     for rows in torch.split(tensor, max(1, size // tensor[0].numel())):
         yield from torch.split(rows.reshape(-1), size)
