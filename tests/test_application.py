@@ -667,3 +667,62 @@ def test_lstm_and_attention_beside_pruned_layers_keep_working() -> None:
         with prunus.prune(model, 0.5, passes=passes, layers="all"):
             model(x).sum().backward()
     assert torch.equal(model(x), plain)
+
+
+def step_fused(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.Adam(model.parameters(), lr=0.1, fused=True).step()
+
+
+def write_data(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.data.add_(1)
+
+
+def exchange_data(model: nn.Module) -> None:
+    values = torch.randn(sum(parameter.numel() for parameter in model.parameters()))
+    nn.utils.vector_to_parameters(values, model.parameters())
+
+
+def write_in_place(model: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+
+
+@pytest.mark.parametrize("passes", ["both", "forward"])
+@pytest.mark.parametrize("between", [lambda model, x: None, lambda model, x: model(x)])
+@pytest.mark.parametrize("edit", [step_fused, write_data, exchange_data, write_in_place])
+def test_what_survivors_become_survives_a_redraw(edit: Callable, between: Callable, passes: str) -> None:
+    model, x = small_net().eval(), torch.randn(1, 3, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    with prunus.prune(model, 0.5, p_bern=0.5, passes=passes, generator=generator) as pruning:
+        edit(model)
+        with torch.no_grad():
+            between(model, x)
+        layer, kept = model[3], pruning.masks["3.weight"]
+        wanted = torch.where(kept, layer.weight.detach(), layer.weight_orig).clone()
+        both = kept & pruning.redraw()["3.weight"]
+        assert torch.equal(layer.weight, wanted * pruning.masks["3.weight"])
+        assert both.any()
+    assert torch.equal(layer.weight, wanted)
+
+
+def test_an_infinite_gradient_of_a_pruned_weight_is_zero_too() -> None:
+    layer = prunus.global_prune(nn.Conv2d(2, 2, 1, bias=False), 0.5)
+    x = torch.full((1, 2, 1, 1), float("inf"))
+    layer(x).sum().backward()
+    assert not layer.weight.grad[~layer.weight_mask].any()
+    assert layer.weight.grad[layer.weight_mask].isinf().all()
+
+
+def test_scalar_and_empty_weights() -> None:
+    model = nn.Sequential(nn.Conv2d(0, 4, 3), nn.Conv2d(4, 4, 3), nn.PReLU())
+    model[2].weight = nn.Parameter(torch.tensor(0.25))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for keep_original in (True, False):
+        prunus.global_prune(model, 1.0, layers=[nn.Conv2d, nn.PReLU], keep_original=keep_original)
+        assert not any(model[index].weight.any() for index in range(3))
+        if keep_original:
+            assert all(map(torch.equal, prunus.restore(model).parameters(), before))

@@ -150,3 +150,9 @@ def test_weights_of_any_layout_and_of_a_pruned_network(
         prunus.global_prune(model, 0.5)
     masks = prunus.make_masks(model, fraction)
     assert all(torch.equal(~mask.flatten(), expected[name]) for name, mask in masks.items())
+
+
+def test_a_small_layer_among_large_ones_in_another_layout() -> None:
+    model = nn.Sequential(nn.Conv2d(64, 64, 3), nn.Conv2d(3, 1, 3), nn.Conv2d(64, 128, 3))
+    wanted = prunus.make_masks(model, 0.3)
+    assert prunus.make_masks(model.to(memory_format=torch.channels_last), 0.3) == wanted

@@ -115,8 +115,8 @@ class PrunedWeight:
 
     def set_mask(self, mask: Tensor) -> None:
         """Exchange the mask. The tensor of the old one stays, for graphs that hold it."""
-        if self.trained or self.version != self.parameter._version:
-            self.original()
+        if self.parameter.requires_grad or self.trained or self.version != self.parameter._version:
+            self.original()  # or else the backup is up to date
         for layer in self.layers:
             layer.weight_mask = mask.to(self.parameter.device)
         self._zero_fallen()
@@ -125,7 +125,8 @@ class PrunedWeight:
         if self.passes.forward:
             with torch.no_grad():
                 keep_only(self.layers[0].get_buffer("weight_orig"), self.mask, out=self.parameter)
-            self.version, self.trained = self.parameter._version, False
+            self.version = None if self.parameter.requires_grad else self.parameter._version
+            self.trained = False
 
     def __call__(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a forward call: keep pruned weights at zero while an optimizer moves the others."""
@@ -162,7 +163,11 @@ class PrunedWeight:
 
     def mask_gradient(self, grad: Tensor) -> Tensor:
         """The gradient of the survivors."""
-        return grad * self.mask.view(torch.int8)
+        if torch.is_grad_enabled():  # for gradients of gradients
+            return torch.where(self.mask, grad, grad.new_zeros(()))
+        survivors = torch.empty_like(grad)
+        keep_only(grad, self.mask, out=survivors)
+        return survivors
 
     def remove(self) -> None:
         """Put the original values back and take every trace off the layers."""

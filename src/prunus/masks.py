@@ -173,6 +173,7 @@ class Candidates:
             TypeError: `p_bern` is not a number.
             ValueError: `p_bern` is outside [0, 1].
         """
+        p_bern = check_fraction("p_bern", p_bern)
         return Masks(dict(fall(self.kept.items(), self.groupings, self.devices, p_bern, generator)))
 
 
@@ -184,7 +185,6 @@ def fall(
     generator: torch.Generator | None,
 ) -> Iterator[tuple[str, Tensor]]:
     """One draw over candidates as they come: a mask of the weight's shape each."""
-    p_bern = check_fraction("p_bern", p_bern)
     room = Room(sum(grouping.count for grouping in groupings.values()))
     for name, groups in kept:
         survivors = groups if p_bern == 1 else room.take(len(groups), groups.device)
@@ -210,22 +210,25 @@ def take_over(values: Tensor, others: Tensor, mask: Tensor) -> None:
 
 
 def _bits(values: Tensor, mask: Tensor, out: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Three tensors of one shape as integers, the mask as all ones or none; some rows at a time.
+    """Three tensors of one shape as integers, the mask as all ones or none; a piece at a time.
 
     On the CPU this is several times as fast as `torch.where`, and as exact.
     """
     whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.itemsize]
-    rows = max(1, PIECE // max(1, values[:1].numel()))
-    parts = (torch.split(bits, rows) for bits in (values.view(whole), mask.view(torch.int8), out.view(whole)))
-    for source, flags, place in zip(*parts, strict=True):
+    tensors, size = [values.view(whole), mask.view(torch.int8), out.view(whole)], PIECE
+    if all(tensor.is_contiguous() for tensor in tensors):
+        tensors = [tensor.view(-1) for tensor in tensors]
+    else:
+        size = max(1, PIECE // values[0].numel())
+    for source, flags, place in zip(*(torch.split(tensor, size) for tensor in tensors), strict=True):
         yield source, flags.neg(), place
 
 
 def bernoulli(count: int, p: float, generator: torch.Generator | None = None) -> Tensor:
     """`count` booleans, each True with chance p exactly, on the device of the generator.
 
-    The binary digits of p are compared with those of a random number, eight digits at most at first:
-    at p = 1/2 that is one random bit for every boolean.
+    The binary digits of p are compared with random bits, eight at a time; at p = 1/2 the first one decides.
+    On other devices than the CPU, torch draws.
 
     Example:
         >>> bool(bernoulli(100, 0.0).any()), bool(bernoulli(100, 1.0).all())

@@ -72,6 +72,9 @@ class Pruning:
     def redraw(self) -> Masks:
         """Draw anew which of the same candidates fall, and prune by that.
 
+        Nothing is ranked again, and what weights have learned since is kept. (Values that were written
+        through `.data` into weights that require no gradient leave no trace, and are lost.)
+
         Raises:
             RuntimeError: the model has been restored, or pruned anew, since.
         """
@@ -153,7 +156,8 @@ def global_prune(
         keep_original: keep a backup (`module.weight_orig`) and the mask (`module.weight_mask`, one byte a
             weight), so that `prunus.restore` can undo the pruning and training leaves pruned weights at
             zero. If False, weights are set to zero for good, one tensor after another, and next to no
-            memory is taken: nothing can be restored, and training may move the zeros.
+            memory is taken: nothing can be restored, training may move the zeros, and an interrupt leaves
+            some weights pruned and others not.
 
     Returns:
         The same model.

@@ -181,7 +181,7 @@ class Magnitudes:
         values = original_values(self.weight)
         if values.is_contiguous():
             return values.view(-1)[first::step].abs()
-        places = torch.arange(first, len(self), step, device=values.device)
+        places = torch.arange(min(first, len(self)), len(self), step, device=values.device)
         return values[torch.unravel_index(places, values.shape)].abs()
 
 

@@ -206,7 +206,7 @@ def _between(sample: np.ndarray, fraction: float, margin: float) -> tuple[float,
 
 def _sample(scores: ScoreMap, total: int) -> np.ndarray:
     """Sorted scores of groups that lie evenly over the network."""
-    step = total // max(SAMPLE, round(total ** (2 / 3)))  # so many cost as much as what they leave in between
+    step = total // max(SAMPLE, round(total ** (2 / 3)))  # more would cost more than they save
     while math.gcd(step, 2 * 3 * 5 * 7) > 1:  # not in step with the sides of kernels and layers
         step += 1
     parts, wide, start = [], _scratch(scores).dtype, 0
@@ -223,10 +223,13 @@ def _scratch(scores: ScoreMap) -> Tensor:
 
 
 class Room:
-    """Memory for `total` booleans; on the CPU in blocks, as large pages come far faster than small ones."""
+    """Memory for `total` booleans; on the CPU in blocks, as large pages come far faster than small ones.
+
+    So tensors may share a storage, though no entry of it.
+    """
 
     def __init__(self, total: int) -> None:
-        self.total, self.left = total, torch.empty(0)
+        self.total, self.left = total, torch.empty(0, dtype=torch.bool)
 
     def take(self, count: int, device: torch.device) -> Tensor:
         """Some of it."""
