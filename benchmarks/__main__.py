@@ -26,7 +26,7 @@ def shown(row: costs.Row) -> list[str]:
 
 
 @click.command()
-@click.option("--rounds", default=15, show_default=True, help="Turns that everyone gets; medians count.")
+@click.option("--rounds", default=9, show_default=True, help="Turns that everyone gets; medians count.")
 @click.option("--json", "target", type=Path, default=Path("benchmarks/costs.json"), show_default=True)
 def main(rounds: int, target: Path) -> None:
     """Measure everything, print the table, and write JSON."""

@@ -122,8 +122,8 @@ def peak(select: contenders.Select) -> int:
     """Bytes a selection took at most beyond its masks."""
     select(linear_stack(10**5, torch.float32), FRACTION)  # for what is loaded at the first call
     model = network()
-    bytes_, result = measure.extra_memory(lambda: select(model, FRACTION))
     weights = sum(weight.numel() for weight in contenders.weights_of(model))
+    bytes_, result = measure.extra_memory(lambda: select(model, FRACTION))
     kept = 8 if isinstance(result, nn.Module) else 1  # torch's masks are floats, with a copy of the weights
     return bytes_ - kept * weights
 

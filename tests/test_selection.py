@@ -153,6 +153,6 @@ def test_weights_of_any_layout_and_of_a_pruned_network(
 
 
 def test_a_small_layer_among_large_ones_in_another_layout() -> None:
-    model = nn.Sequential(nn.Conv2d(64, 64, 3), nn.Conv2d(3, 1, 3), nn.Conv2d(64, 128, 3))
+    model = nn.Sequential(nn.Conv2d(64, 64, 3), nn.Conv2d(2, 1, 2), nn.Conv2d(64, 128, 3))
     wanted = prunus.make_masks(model, 0.3)
     assert prunus.make_masks(model.to(memory_format=torch.channels_last), 0.3) == wanted
