@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from benchmarks import contenders, scaling
 from torch import nn
 
+from benchmarks import contenders, scaling
 from tests.conftest import small_net
 
 
