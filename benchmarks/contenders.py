@@ -26,6 +26,11 @@ def weights_of(model: nn.Module) -> list[Tensor]:
     return [layer.get_parameter("weight").detach() for layer in layers_of(model)]
 
 
+def kinds_of(model: nn.Module) -> tuple[type[nn.Module], ...]:
+    """Their types."""
+    return tuple({type(layer) for layer in layers_of(model)})
+
+
 def read(model: nn.Module) -> list[Tensor]:
     """The floor: every weight is read once."""
     return [weight.sum() for weight in weights_of(model)]
@@ -33,13 +38,12 @@ def read(model: nn.Module) -> list[Tensor]:
 
 def by_prunus(model: nn.Module, fraction: float) -> prunus.Masks:
     """`make_masks` over these layers."""
-    return prunus.make_masks(model, fraction, layers=tuple({type(layer) for layer in layers_of(model)}))
+    return prunus.make_masks(model, fraction, layers=kinds_of(model))
 
 
 def for_good_by_prunus(model: nn.Module, fraction: float) -> nn.Module:
     """`global_prune` that keeps nothing; done again it finds other ties, but does as much."""
-    kinds = tuple({type(layer) for layer in layers_of(model)})
-    return prunus.global_prune(model, fraction, layers=kinds, keep_original=False)
+    return prunus.global_prune(model, fraction, layers=kinds_of(model), keep_original=False)
 
 
 def by_sorting(model: nn.Module, fraction: float) -> Sequence[Tensor]:

@@ -145,6 +145,7 @@ def billion() -> Row:
     found = measure.in_fresh_process(cost, contenders.for_good_by_prunus, 10**9, torch.bfloat16)
     return {
         "what": "global_prune(keep_original=False), 10⁹ bfloat16",
-        **found,
+        "seconds": {"read": found["seconds"]["read"], "prunus": found["seconds"]["call"]},
+        "times_the": found["times_the"],
         "bytes": {"prunus": found["bytes"]},
     }

@@ -30,8 +30,8 @@ class Task:
     tidy: Call = lambda: None
 
 
-def by_turns(tasks: Mapping[str, Task], rounds: int) -> dict[str, dict[str, float]]:
-    """Median seconds of each task, and medians over all turns of what "prunus" took over what others took.
+def by_turns(tasks: Mapping[str, Task], rounds: int, ours: str = "prunus") -> dict[str, dict[str, float]]:
+    """Median seconds of each task, and medians over all turns of what `ours` took over what others took.
 
     The tasks take turns, so that what else the machine does meets all alike.
     """
@@ -46,9 +46,9 @@ def by_turns(tasks: Mapping[str, Task], rounds: int) -> dict[str, dict[str, floa
             del result
             task.tidy()
     ratios = {
-        name: statistics.median(ours / theirs for ours, theirs in zip(seconds["prunus"], times, strict=True))
+        name: statistics.median(mine / theirs for mine, theirs in zip(seconds[ours], times, strict=True))
         for name, times in seconds.items()
-        if name != "prunus"
+        if name != ours
     }
     return {
         "seconds": {name: statistics.median(times) for name, times in seconds.items()},

@@ -46,10 +46,10 @@ def cost(select: contenders.Select, count: int, dtype: torch.dtype) -> dict[str,
     tidy()
     tasks = {
         "read": Task(lambda: contenders.read(model)),
-        "prunus": Task(lambda: select(model, FRACTION), tidy),
+        "call": Task(lambda: select(model, FRACTION), tidy),
     }
     weights = sum(parameter.numel() for parameter in model.parameters())
-    return {"weights": weights, "bytes": grown, **measure.by_turns(tasks, rounds=3)}
+    return {"weights": weights, "bytes": grown, **measure.by_turns(tasks, 3, "call")}
 
 
 def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
@@ -60,7 +60,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     time, memory = figure.subplots(1, 2)
     for name, points in found.items():
         weights = [point["weights"] for point in points]
-        time.loglog(weights, [point["seconds"]["prunus"] for point in points], marker="o", label=name)
+        time.loglog(weights, [point["seconds"]["call"] for point in points], marker="o", label=name)
         memory.loglog(weights, [max(point["bytes"], 1) / 1e6 for point in points], marker="o")
     floor = found["prunus.make_masks"]
     weights = [point["weights"] for point in floor]

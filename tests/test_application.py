@@ -693,11 +693,18 @@ def write_in_place(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("passes", ["both", "forward"])
 @pytest.mark.parametrize("between", [lambda model, x: None, lambda model, x: model(x)])
-@pytest.mark.parametrize("edit", [step_fused, write_data, exchange_data, write_in_place])
-def test_what_survivors_become_survives_a_redraw(edit: Callable, between: Callable, passes: str) -> None:
-    model, x = small_net().eval(), torch.randn(1, 3, 8, 8)
+@pytest.mark.parametrize(
+    ("edit", "when"),
+    [(edit, "trained") for edit in (step_fused, write_data, exchange_data, write_in_place)]
+    + [(write_in_place, "frozen"), (write_data, "thawed")],
+)
+def test_what_survivors_become_survives_a_redraw(
+    edit: Callable, when: str, between: Callable, passes: str
+) -> None:
+    model, x = small_net().eval().requires_grad_(when == "trained"), torch.randn(1, 3, 8, 8)
     generator = torch.Generator().manual_seed(0)
     with prunus.prune(model, 0.5, p_bern=0.5, passes=passes, generator=generator) as pruning:
+        model.requires_grad_(when != "frozen")
         edit(model)
         with torch.no_grad():
             between(model, x)

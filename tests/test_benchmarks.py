@@ -32,6 +32,6 @@ def test_everyone_prunes_the_same_weights_and_can_do_it_again() -> None:
 
 
 def test_the_picture_is_drawn_from_what_was_measured(tmp_path: Path) -> None:
-    point = {"weights": 10**5, "bytes": 10**5, "seconds": {"prunus": 0.02, "read": 0.001}}
+    point = {"weights": 10**5, "bytes": 10**5, "seconds": {"call": 0.02, "read": 0.001}}
     scaling.draw({name: [point] for name in scaling.CONTENDERS}, tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
