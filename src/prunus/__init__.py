@@ -8,15 +8,21 @@
 
 from prunus.application import apply_masks, restore
 from prunus.criteria import Criterion, Groups, fill_gradients
+from prunus.ensemble import Ensemble
 from prunus.evaluation import Point, Result, Setting, evaluate, sweep
 from prunus.masks import Masks
+from prunus.mup import MUP
 from prunus.pruning import Pruning, global_prune, gradient_prune, make_masks, prune
 from prunus.ranking import Ranking, rank
+from prunus.surrogate import Diversified
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "MUP",
     "Criterion",
+    "Diversified",
+    "Ensemble",
     "Groups",
     "Masks",
     "Point",
