@@ -141,7 +141,7 @@ def test_without_pruning_adversarial_images_are_those_of_the_plain_network(name:
     found = []
     for attacked in (copy.deepcopy(model), prunus.Diversified(model, 0.0)):
         torch.manual_seed(1)
-        np.random.seed(1)  # noqa: NPY002 (what ART draws from)
+        np.random.seed(1)
         found.append(run(attacked, images, labels))
     assert torch.equal(*found)
 

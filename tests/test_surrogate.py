@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import prunus
+from prunus import digits
 from prunus.mup import keep_rows
 from prunus.surrogate import Surrogate
 from tests.conftest import import_file, small_net
@@ -391,6 +392,13 @@ def test_mup_prunes_for_every_image_by_itself(criterion: str, granularity: str) 
         prunus.prune(twin, 0.4, criterion=criterion, granularity=granularity, scope="layer")
         one = gradient_of(twin, image, lambda output, label=label: F.cross_entropy(output, label))
         torch.testing.assert_close(gradient[None], one, rtol=1e-9, atol=1e-12)
+
+
+def test_mup_on_a_network_in_channels_last() -> None:
+    model, x = digits.load_network("residual").double(), digits.load_images()[0][:6].double()
+    found = gradient_of(prunus.MUP(model), x)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.testing.assert_close(gradient_of(prunus.MUP(model), x.to(memory_format=torch.channels_last)), found)
 
 
 def test_mup_takes_its_own_predictions_where_no_labels_are_given() -> None:

@@ -123,7 +123,7 @@ def _collate(examples: Iterable[Example]) -> tuple[Batch | None, list[str], list
     examples = list(examples)
     good = [example for example in examples if not isinstance(example, str)]
     bad = [example for example in examples if isinstance(example, str)]
-    shapes = list(dict.fromkeys(str(tuple(image.shape)) for image, _ in good))
+    shapes = list(dict.fromkeys(str(tuple(image.shape)) for image, *_ in good))
     # Errors are raised in the main process: from a worker they come with a traceback for a message.
     return (tuple(default_collate(good)) if len(shapes) == 1 else None), bad, shapes
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -16,8 +16,10 @@ from prunus.criteria import GRADIENT_CRITERIA, fill_gradients
 from prunus.data import Batch, Images, Source, open_images
 from prunus.evaluation import Setting, measure
 from prunus.networks import Network
-from prunus.report import ResultsFolder, Row
+from prunus.report import SWEEP, ResultsFolder, Row
 from prunus.weights import Layers, Patterns
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,20 @@ class Experiment:
         record = {**record, "networks": fingerprints, "images": self.source.fingerprint("val")}
         if self._needs_gradients:
             record["training images"] = self.source.fingerprint("train")
-        folder = ResultsFolder(output, record) if output else None
+        folder = ResultsFolder(output, record, SWEEP) if output else None
         rows = list(folder.rows) if folder else []
-        with Monitor(len(self.networks) * len(self.settings), len(rows)) as monitor:
+        held = {(row.network, row.point.setting) for row in rows}
+        with Monitor("points", len(self.networks) * len(self.settings), len(rows)) as monitor:
             try:
                 for network in self.networks:
-                    left = [s for s in self.settings if not (folder and folder.holds(network.name, s))]
+                    left = [setting for setting in self.settings if (network.name, setting) not in held]
                     for row in self._rows(network, left, monitor) if left else ():
                         rows.append(row)
                         if folder:
                             folder.add(row)
-                        monitor.done(row)
+                        setting, result = row.point.setting, row.point.result
+                        name = f"{row.network} {setting.granularity} p_prune {setting.p_prune:g}"
+                        monitor.done(f"{name}: {result.top1:.2f}%")
             finally:
                 if folder and rows:
                     folder.finish()
@@ -82,13 +87,13 @@ class Experiment:
 
 
 class Monitor:
-    """Progress on standard error: bars on a terminal, elsewhere one line a point."""
+    """Progress on standard error: bars on a terminal, elsewhere one line for each of `what`."""
 
-    def __init__(self, points: int, done: int) -> None:
+    def __init__(self, what: str, count: int, done: int) -> None:
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.points = self.bars.add_task("points", total=points, completed=done)
+        self.points = self.bars.add_task(what, total=count, completed=done)
         self.images = self.bars.add_task("images", total=None)
 
     def __enter__(self) -> Monitor:
@@ -102,12 +107,17 @@ class Monitor:
         """The same images, seen passing."""
         return Watched(images, self)
 
-    def done(self, row: Row) -> None:
-        """One more point."""
+    def track(self, batches: Iterable[T], images: int, size: Callable[[T], int]) -> Iterator[T]:
+        """The same batches, whose passing moves a bar."""
+        self.bars.reset(self.images, total=images)
+        for batch in batches:
+            yield batch
+            self.bars.advance(self.images, size(batch))
+
+    def done(self, line: str) -> None:
+        """One more."""
         self.bars.advance(self.points)
         if self.bars.disable:
-            setting, result = row.point.setting, row.point.result
-            line = f"{row.network} {setting.granularity} p_prune {setting.p_prune:g}: {result.top1:.2f}%"
             print(line, file=sys.stderr)
 
 
@@ -119,8 +129,4 @@ class Watched:
     monitor: Monitor
 
     def __iter__(self) -> Iterator[Batch]:
-        bars, task = self.monitor.bars, self.monitor.images
-        bars.reset(task, total=len(self.images))
-        for batch in self.images:
-            yield batch
-            bars.advance(task, len(batch[1]))
+        return self.monitor.track(self.images, len(self.images), lambda batch: len(batch[1]))

@@ -86,14 +86,15 @@ class MUP(Surrogate):
                 raise ValueError(f"{name} is in training mode and mixes images: call eval() first")
         if self.labels is not None and len(self.labels) != len(x):
             raise ValueError(f"labels must be one for each of {len(x)} images, got {len(self.labels)}")
-        weights = {name: self.get_parameter(name).detach() for name in self._groupings}
+        # Contiguous: under vmap, torch's average pooling is wrong for what channels_last weights give
+        weights = {name: self.get_parameter(name).detach().contiguous() for name in self._groupings}
         labels = None if self.labels is None else self.labels.to(x.device)
         by_image = (None, 0, None if labels is None else 0)
         gradients = vmap(grad(self._ranking_loss), by_image, randomness="different")(
-            weights, x.detach(), labels
+            weights, x.detach().contiguous(), labels
         )
         masked = {name: self._mask(name, weight, gradients.pop(name)) for name, weight in weights.items()}
-        return vmap(self._answer, randomness="different")(masked, x)
+        return vmap(self._answer, randomness="different")(masked, x.contiguous())
 
     def _answer(self, weights: Weights, image: Tensor) -> Any:
         copy = self._copy({self.get_parameter(name): weight for name, weight in weights.items()})

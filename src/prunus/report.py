@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -68,20 +68,55 @@ class Row:
         }
         return {column: values[column] for column in COLUMNS}
 
+    def stored(self) -> dict[str, Any]:
+        """All there is to keep."""
+        return {**self.cells(), "layers": self.point.layers}
 
-class ResultsFolder:
-    """The points measured so far, on disk after each one.
+    @classmethod
+    def read(cls, cells: Mapping[str, Any]) -> Row:
+        """A row from what was stored."""
+        result = Result(**{name: cells[name] for name in Result.__dataclass_fields__})
+        setting = Setting(**{name: cells[name] for name in Setting.__dataclass_fields__})
+        layers = {name: (pruned, weights) for name, (pruned, weights) in cells["layers"].items()}
+        return cls(cells["network"], Point(setting, result, layers))
+
+
+class Record(Protocol):
+    """A row of any results."""
+
+    def cells(self) -> dict[str, Any]:
+        """Every column of the CSV by name."""
+
+    def stored(self) -> dict[str, Any]:
+        """What the JSON keeps."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Layout(Generic[R]):
+    """How the rows of one kind of results are read, and which pictures and summary are made of them."""
+
+    read: Callable[[Mapping[str, Any]], R]
+    figures: Mapping[str, Callable[[Sequence[R]], Figure]]
+    summary: Callable[[Sequence[R]], list[dict[str, Any]]] | None = None
+
+
+class ResultsFolder(Generic[R]):
+    """The rows measured so far, on disk after each addition.
 
     Args:
         path: a folder, made if missing.
         settings: all that decides the results; a folder holds those of one set of settings.
+        layout: of the rows.
 
     Raises:
         ValueError: the folder holds results of other settings, or none that can be read.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self.path = path
+    def __init__(self, path: Path, settings: Mapping[str, Any], layout: Layout[R]) -> None:
+        self.path, self.layout = path, layout
         # As JSON gives it back, so that it compares equal
         self.settings = json.loads(json.dumps({**settings, "versions": versions()}))
         self.rows = self._read() if self._json.exists() else []
@@ -91,11 +126,11 @@ class ResultsFolder:
     def _json(self) -> Path:
         return self.path / "results.json"
 
-    def _read(self) -> list[Row]:
+    def _read(self) -> list[R]:
         try:
             stored = json.loads(self._json.read_text())
             before, points = stored["settings"], stored["points"]
-            rows = [_row(point) for point in points]
+            rows = [self.layout.read(point) for point in points]
             keys = sorted({*before, *self.settings})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self._json} is not a results file of prunus: {error!r}") from error
@@ -107,38 +142,30 @@ class ResultsFolder:
                 )
         return rows
 
-    def holds(self, network: str, setting: Setting) -> bool:
-        """Whether this point has been measured."""
-        return any(row.network == network and row.point.setting == setting for row in self.rows)
-
-    def add(self, row: Row) -> None:
-        """Keep one more point: JSON and CSV are on disk when this returns."""
-        self.rows.append(row)
-        points = [{**row.cells(), "layers": row.point.layers} for row in self.rows]
+    def add(self, *rows: R) -> None:
+        """Keep more rows: JSON and CSV are on disk when this returns."""
+        self.rows.extend(rows)
+        points = [row.stored() for row in self.rows]
         with whole_file(self._json) as partial:
             partial.write_text(json.dumps({"settings": self.settings, "points": points}, indent=1))
-        self._write_csv()
+        self._write_csv("results", [row.cells() for row in self.rows])
 
     def finish(self) -> None:
-        """Write all that is made from the points: the CSV, and the pictures as PNG and SVG."""
-        self._write_csv()
-        for name, figure in {"curve": curve(self.rows), "layers": layers(self.rows)}.items():
+        """Write all that is made from the rows: the CSV, and the pictures as PNG and SVG."""
+        self._write_csv("results", [row.cells() for row in self.rows])
+        if self.layout.summary:
+            self._write_csv("summary", self.layout.summary(self.rows))
+        for name, draw in self.layout.figures.items():
+            figure = draw(self.rows)
             for suffix in ("png", "svg"):
                 with whole_file(self.path / f"{name}.{suffix}") as partial:
                     figure.savefig(partial, dpi=150)
 
-    def _write_csv(self) -> None:
-        with whole_file(self.path / "results.csv") as partial, partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+    def _write_csv(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        with whole_file(self.path / f"{name}.csv") as partial, partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(lines[0]))
             writer.writeheader()
-            writer.writerows(row.cells() for row in self.rows)
-
-
-def _row(cells: Mapping[str, Any]) -> Row:
-    result = Result(**{name: cells[name] for name in Result.__dataclass_fields__})
-    setting = Setting(**{name: cells[name] for name in Setting.__dataclass_fields__})
-    layers = {name: (pruned, weights) for name, (pruned, weights) in cells["layers"].items()}
-    return Row(cells["network"], Point(setting, result, layers))
+            writer.writerows(lines)
 
 
 def versions() -> dict[str, str]:
@@ -272,3 +299,6 @@ def layers(rows: Sequence[Row]) -> Figure:
     if image is not None:
         figure.colorbar(image, ax=grid, label="pruned fraction of the layer", shrink=0.8)
     return figure
+
+
+SWEEP = Layout(Row.read, {"curve": curve, "layers": layers})

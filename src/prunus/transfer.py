@@ -1,0 +1,217 @@
+"""Do adversarial examples made on one network fool others, and does pruning it as they are made help?"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunus.attacks import FromTorchattacks, Iterative
+from prunus.data import Source
+from prunus.experiment import Monitor
+from prunus.methods import Build, Method
+from prunus.mup import MUP
+from prunus.networks import Network
+from prunus.pixels import Normalized, load_png, normalization, round_within, save_png
+from prunus.report import ResultsFolder
+from prunus.surrogate import stream
+from prunus.transfer_report import TRANSFER
+from prunus.transfer_results import TransferRow, goal_of
+from prunus.victims import Victims, find_victims, predict
+
+CHECKPOINTS = (1, 2, 5, 10, 20, 50, 100, 200, 300, 500, 1000)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One attack on all images: on what, how, how far and to what end."""
+
+    surrogate: str
+    method: Method
+    eps: float
+    targeted: bool
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Where its images are kept."""
+        name = f"{goal_of(self.targeted)}-eps{255 * self.eps:g}-seed{self.seed}"
+        return Path(self.surrogate.replace(":", "-"), self.method.name.replace(":", "-"), name)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Methods on surrogates, judged by targets.
+
+    Args:
+        surrogates: networks that attacks see.
+        targets: networks that are to be fooled; those that are surrogates too give white-box cells.
+        methods: what is done to a surrogate while it is attacked.
+        attack: how images are changed; its `eps` is replaced, and its `steps` count gradients.
+        epsilons: largest changes of a pixel.
+        goals: whether attacks are targeted.
+        seeds: of methods and attacks.
+        source: of images, see `find_victims`.
+        images: how many to attack.
+        build: what the methods share.
+        device: where networks run; at `amp`, attacks run under autocast in that dtype.
+    """
+
+    surrogates: Sequence[Network]
+    targets: Sequence[Network]
+    methods: Sequence[Method]
+    attack: Iterative | FromTorchattacks
+    epsilons: Sequence[float]
+    goals: Sequence[bool]
+    seeds: Sequence[int]
+    source: Source
+    images: int
+    build: Build
+    device: torch.device
+    amp: torch.dtype | None = None
+    keep_images: bool = True
+
+    def cells(self) -> list[Cell]:
+        """All there is to do; where nothing is random, one seed is enough."""
+        random = isinstance(self.attack, FromTorchattacks) or self.attack.diversity > 0
+        return [
+            Cell(network.name, method, eps, targeted, seed)
+            for targeted in self.goals
+            for eps in self.epsilons
+            for network in self.surrogates
+            for method in self.methods
+            for seed in (self.seeds if random or method.is_random else self.seeds[:1])
+        ]
+
+    def run(self, output: Path | None, record: Mapping[str, Any]) -> tuple[list[TransferRow], Victims]:
+        """Run every cell; with an output folder, every cell that it does not hold yet.
+
+        Args:
+            output: results folder, made if missing; a cell is on disk as soon as it is judged.
+            record: the settings in words, by which the folder knows that they are the same.
+        """
+        networks = {network.name: network for network in (*self.surrogates, *self.targets)}
+        models = {name: self._model(network) for name, network in networks.items()}
+        victims = find_victims(list(networks.values()), models, self.source, self.images)
+        record = {
+            **record,
+            "networks": {name: network.fingerprint for name, network in networks.items()},
+            "image files": self.source.fingerprint("val"),
+            "attacked": len(victims),
+            "looked at": victims.seen,
+        }
+        folder = ResultsFolder(output, record, TRANSFER) if output else None
+        rows = list(folder.rows) if folder else []
+        held, cells = {row.key for row in rows}, self.cells()
+        left = [cell for cell in cells if _key(cell) not in held]
+        with Monitor("cells", len(cells), len(cells) - len(left)) as monitor:
+            try:
+                for cell in left:
+                    with (
+                        tempfile.TemporaryDirectory()
+                        if not (output and self.keep_images)
+                        else nullcontext(output / "images") as images
+                    ):
+                        made = list(self._judged(cell, models, victims, Path(images) / cell.folder, monitor))
+                    rows += made
+                    if folder:
+                        folder.add(*made)
+                    monitor.done(_line(cell, made))
+            finally:
+                if folder and rows:
+                    folder.finish()
+        return rows, victims
+
+    def _model(self, network: Network) -> nn.Module:
+        for parameter in network.model.parameters():
+            parameter.requires_grad_(False)
+        model = network.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Normalized(model, *normalization(network)).to(self.device).eval()
+
+    def _judged(
+        self, cell: Cell, models: Mapping[str, nn.Module], victims: Victims, place: Path, monitor: Monitor
+    ) -> Iterator[TransferRow]:
+        """A row for every target."""
+        place.mkdir(parents=True, exist_ok=True)
+        paths = [place / f"{index:05}.png" for index in range(len(victims))]
+        wanted = victims.targets if cell.targeted else victims.labels
+        curves: dict[str, dict[int, int]] = {network.name: {} for network in self.targets}
+        seconds, attack = 0.0, self._attack(cell, models)
+        batches = torch.split(torch.arange(len(victims)), self.source.batch_size)
+        for places in monitor.track(batches, len(victims), len):
+            clean, goals = victims.images[places], wanted[places]
+            began = time.perf_counter()
+            for gradients, adversarial in attack(clean, goals):
+                seconds += time.perf_counter() - began
+                for target, curve in curves.items():
+                    hits = _hits(predict(models[target], adversarial), goals, cell.targeted)
+                    curve[gradients] = curve.get(gradients, 0) + int(hits.sum())
+                began = time.perf_counter()
+            save_png(round_within(adversarial, clean, cell.eps), [paths[index] for index in places])
+        from_files = torch.cat([load_png([paths[index] for index in places]) for places in batches])
+        change = (from_files - victims.images).flatten(1)
+        for target, curve in curves.items():
+            logits = torch.cat([predict(models[target], from_files[places]) for places in batches])
+            hits = _hits(logits, wanted, cell.targeted)
+            yield TransferRow(
+                surrogate=cell.surrogate,
+                method=cell.method.kind,
+                strength=cell.method.strength,
+                target=target,
+                targeted=cell.targeted,
+                eps=cell.eps,
+                seed=cell.seed,
+                images=len(victims),
+                fooled=np.packbits(hits.numpy()).tobytes().hex(),
+                linf=float(change.abs().max()),
+                l2=float(change.norm(dim=1).mean()),
+                seconds_per_image=seconds / len(victims),
+                curve=curve,
+            )
+
+    def _attack(
+        self, cell: Cell, models: Mapping[str, nn.Module]
+    ) -> Callable[[Tensor, Tensor], Iterator[tuple[int, Tensor]]]:
+        """From images and labels to (gradients taken, images) at some steps and after the last."""
+        [network] = [network for network in self.surrogates if network.name == cell.surrogate]
+        surrogate = cell.method.build(network.model, self.build, cell.seed)
+        attacked = Normalized(surrogate, *normalization(network)).to(self.device).eval()
+        steps, cost = max(1, self.attack.steps // cell.method.cost), cell.method.cost
+        attack, generator = replace(self.attack, eps=cell.eps, steps=steps), stream(cell.seed)
+
+        def run(images: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor]]:
+            images, labels = images.to(self.device), labels.to(self.device)
+            if isinstance(surrogate, MUP):
+                surrogate.labels = labels
+            with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+                made = attack.run(attacked, images, labels, cell.targeted, generator)
+                for step, adversarial in enumerate(made, 1):
+                    last = step == steps or isinstance(attack, FromTorchattacks)
+                    if last or step * cost in CHECKPOINTS:
+                        yield (steps if last else step) * cost, adversarial.float().cpu()
+
+        return run
+
+
+def _key(cell: Cell) -> tuple[Any, ...]:
+    method = cell.method
+    return (cell.surrogate, method.kind, method.strength, cell.eps, cell.targeted, cell.seed)
+
+
+def _hits(logits: Tensor, wanted: Tensor, targeted: bool) -> Tensor:
+    answers = logits.argmax(1)
+    return answers == wanted if targeted else answers != wanted
+
+
+def _line(cell: Cell, rows: Iterable[TransferRow]) -> str:
+    goal = goal_of(cell.targeted)
+    rates = ", ".join(f"{row.target} {100 * row.rate:.1f}%" for row in rows)
+    return f"{cell.surrogate} {cell.method.name} {goal} eps {255 * cell.eps:g}/255 seed {cell.seed}: {rates}"

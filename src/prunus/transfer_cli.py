@@ -1,0 +1,197 @@
+"""`prunus transfer`: the table of who fools whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import click
+
+from prunus.attacks import LOSSES, FromTorchattacks, Iterative
+from prunus.methods import KINDS, Build, methods
+from prunus.networks import Preprocessing, load_networks
+from prunus.options import (
+    DIGITS,
+    amp_of,
+    data_options,
+    device_of,
+    layer_options,
+    layer_types,
+    record_of,
+    show,
+    source_of,
+    weights_option,
+)
+from prunus.parameters import Names, Numbers
+from prunus.transfer import Transfer
+from prunus.transfer_report import transfer_tables
+
+GOALS = {"untargeted": False, "targeted": True}
+PARTS: Mapping[str, Mapping[str, Any]] = {
+    "mi": {"momentum": 1.0},
+    "ni": {"momentum": 1.0, "nesterov": True},
+    "di": {"diversity": 0.7},
+    "ti": {"kernel": 5},
+    "si": {"scales": 5},
+}
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # Wang, Wu, Chen 2022 (arXiv 2208.08677, section 4.1), after Zhao et al. 2021 (arXiv 2012.11207)
+    "targeted-imagenet": {
+        "surrogates": "resnet50,densenet121,vgg16_bn,inception_v3",
+        "weights": "IMAGENET1K_V1",
+        "image_size": 299,
+        "images": 1000,
+        "attack": "mi+di+ti",
+        "loss": "logit",
+        "eps": "16/255",
+        "step": "2/255",
+        "steps": 300,
+        "goal": "targeted",
+        "batch_size": 20,
+        "output": "prunus-targeted-imagenet",
+    }
+}
+
+
+class Pixels(click.ParamType[Any]):
+    """Changes of a pixel in [0, 1], as 8/255 or 0.03, with commas between several."""
+
+    name = "pixels"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How `--help` shows the value."""
+        return "8/255,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A tuple."""
+        if not isinstance(value, str):
+            return value
+        try:
+            numbers = [Fraction(part.strip()) for part in value.split(",")]
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r} is not a number such as 8/255 or 0.03", param, ctx)
+        if not all(0 < number <= 1 for number in numbers):
+            self.fail(f"{value!r} is not in (0, 1]: pixels are in [0, 1]", param, ctx)
+        return tuple(float(number) for number in dict.fromkeys(numbers))
+
+
+def _take_preset(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    if name:
+        context.default_map = {**(context.default_map or {}), **PRESETS[name]}
+    return name
+
+
+@click.command("transfer")
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    is_eager=True,
+    callback=_take_preset,
+    help="Settings of a published protocol; options given beside it come first.",
+)
+@click.option(
+    "-s",
+    "--surrogates",
+    type=Names(),
+    default=",".join(DIGITS),
+    help="Networks that attacks see: a torchvision name, timm:NAME, FILE.py:callable or digits:NAME.",
+)
+@click.option("-t", "--targets", type=Names(), help="Networks to be fooled.  [default: the surrogates]")
+@weights_option()
+@click.option(
+    "--methods",
+    "names",
+    type=Names(),
+    default=",".join(KINDS),
+    help=f"What is done to a surrogate: {', '.join(KINDS)}; with a strength as dwp:0.7 or dwp:0.1:0.9:0.2.",
+)
+@click.option("--p-bern", type=click.FLOAT, default=0.5, help="Chance that a candidate is pruned.")
+@click.option(
+    "--attack",
+    default="mi",
+    help="A sum of mi, ni, di, ti and si, such as mi+di+ti, or torchattacks:CLASS.",
+)
+@click.option("--loss", type=click.Choice(list(LOSSES)), default="ce", help="What the attack follows.")
+@click.option("--eps", type=Pixels(), default="16/255", help="Largest change of a pixel; one or several.")
+@click.option("--step", type=Pixels(), help="Change of a pixel in one step.  [default: eps/4]")
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=10,
+    help="Gradients an image, the same for every method: mup, which takes two for a step, makes half as many.",
+)
+@click.option(
+    "--goal", type=Names(*GOALS), default=",".join(GOALS), help="Away from the label, or to another."
+)
+@click.option("--seed", type=Numbers(int), default="0,1,2", help="Of masks and attacks; one or several.")
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    default=500,
+    help="How many to attack, of those that all networks classify correctly.",
+)
+@click.option("--discard-images", is_flag=True, help="Delete adversarial images when they have been judged.")
+@layer_options()
+@data_options(output="prunus-transfer", batch_size=50)
+def transfer_command(output: Path, **options: Any) -> None:
+    """How often adversarial examples made on one network fool others, and whether pruning it helps.
+
+    Adversarial images are written as PNG and judged as read back from there.
+
+    \b
+    The built-in networks on the built-in digits:
+        prunus transfer
+    The published protocol:
+        prunus transfer --preset targeted-imagenet --data NIPS2017
+    Networks of your own:
+        prunus transfer --data CIFAR -s nets.py:resnet20 -t nets.py:vgg8 --weights resnet20.pth,vgg8.pth \\
+            --methods plain,dwp:0.1:0.9:0.2,random:0.1:0.9:0.2 --eps 4/255,8/255 --loss logit
+    """
+    device = device_of(options["device"], options["gpu"])
+    targets = options["targets"] or options["surrogates"]
+    every = list(dict.fromkeys((*options["surrogates"], *targets)))
+    loaded = load_networks(every, options["weights"], Preprocessing(mean=options["mean"], std=options["std"]))
+    networks = dict(zip(every, loaded, strict=True))
+    experiment = Transfer(
+        surrogates=[networks[name] for name in options["surrogates"]],
+        targets=[networks[name] for name in targets],
+        methods=methods(options["names"]),
+        attack=_attack(options),
+        epsilons=options["eps"],
+        goals=[GOALS[goal] for goal in options["goal"]],
+        seeds=options["seed"],
+        source=source_of(options),
+        images=options["images"],
+        build=Build(
+            options["p_bern"], layer_types(options["layers"]), options["include"], options["exclude"]
+        ),
+        device=device,
+        amp=amp_of(device, options["amp"]),
+        keep_images=not options["discard_images"],
+    )
+    rows, victims = experiment.run(output, record_of(options, device))
+    for made in transfer_tables(rows):
+        show(made)
+        click.echo()
+    click.echo(
+        f"Fooled, in percent of the {len(victims):,} images attacked: of the first {victims.seen:,}, those that "
+        f"all networks classify correctly. [..] are 95% intervals over images; * marks white boxes, "
+        f"which `black box` leaves out.\n"
+        f"{output}: results.csv, summary.csv, results.json; transfer, gradients and strength as .png and .svg"
+    )
+
+
+def _attack(options: Mapping[str, Any]) -> Iterative | FromTorchattacks:
+    [step] = options["step"] or [None]
+    library, _, name = options["attack"].partition(":")
+    if library == "torchattacks":
+        return FromTorchattacks(name, 0.0, step, options["steps"])
+    attack = Iterative(0.0, step, options["steps"], LOSSES[options["loss"]], momentum=0.0)
+    for part in options["attack"].split("+"):
+        if part not in PARTS:
+            raise click.BadParameter(f"{part!r} is none of {', '.join(PARTS)}", param_hint="--attack")
+        attack = replace(attack, **PARTS[part])
+    return attack
