@@ -23,7 +23,17 @@ Decorator = Callable[[Any], Any]
 
 DIGITS = ("digits:plain", "digits:residual")
 # Results do not depend on these, or are known by what they bring (the fingerprint of a network).
-NOT_RECORDED = {"arch", "weights", "batch_size", "workers", "gpu", "device", "output"}
+NOT_RECORDED = {
+    "arch",
+    "weights",
+    "batch_size",
+    "workers",
+    "gpu",
+    "device",
+    "output",
+    "discard_images",
+    "preset",
+}
 
 
 def together(*options: Decorator) -> Decorator:

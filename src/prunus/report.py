@@ -110,30 +110,41 @@ class ResultsFolder(Generic[R]):
         path: a folder, made if missing.
         settings: all that decides the results; a folder holds those of one set of settings.
         layout: of the rows.
+        part: where several processes write to one folder, the number of this one. Each has a file of its
+            own until number 0, after all the others, finishes.
 
     Raises:
         ValueError: the folder holds results of other settings, or none that can be read.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], layout: Layout[R]) -> None:
-        self.path, self.layout = path, layout
+    def __init__(self, path: Path, settings: Mapping[str, Any], layout: Layout[R], part: int = 0) -> None:
+        self.path, self.layout, self.part = path, layout, part
         # As JSON gives it back, so that it compares equal
         self.settings = json.loads(json.dumps({**settings, "versions": versions()}))
-        self.rows = self._read() if self._json.exists() else []
+        self.rows = self.read()
+        self._own = self._read(self._json(part))
         path.mkdir(parents=True, exist_ok=True)
 
-    @property
-    def _json(self) -> Path:
-        return self.path / "results.json"
+    def _json(self, part: int) -> Path:
+        return self.path / (f"results.part{part}.json" if part else "results.json")
 
-    def _read(self) -> list[R]:
+    def read(self) -> list[R]:
+        """The rows of all parts."""
+        files = [self._json(0), *sorted(self.path.glob("results.part*.json"))]
+        rows = [row for file in files for row in self._read(file)]
+        # A row is in two files where a process was killed between writing the one and deleting the other
+        return list({json.dumps(row.stored()): row for row in rows}.values())
+
+    def _read(self, file: Path) -> list[R]:
+        if not file.exists():
+            return []
         try:
-            stored = json.loads(self._json.read_text())
+            stored = json.loads(file.read_text())
             before, points = stored["settings"], stored["points"]
             rows = [self.layout.read(point) for point in points]
             keys = sorted({*before, *self.settings})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self._json} is not a results file of prunus: {error!r}") from error
+            raise ValueError(f"{file} is not a results file of prunus: {error!r}") from error
         for key in keys:
             if before.get(key) != self.settings.get(key):
                 raise ValueError(
@@ -143,15 +154,24 @@ class ResultsFolder(Generic[R]):
         return rows
 
     def add(self, *rows: R) -> None:
-        """Keep more rows: JSON and CSV are on disk when this returns."""
+        """Keep more rows: they are on disk when this returns, as JSON and (of a single process) CSV."""
         self.rows.extend(rows)
-        points = [row.stored() for row in self.rows]
-        with whole_file(self._json) as partial:
+        self._own.extend(rows)
+        self._write_json(self._own)
+        if not self.part:
+            self._write_csv("results", [row.cells() for row in self.rows])
+
+    def _write_json(self, rows: Sequence[R]) -> None:
+        points = [row.stored() for row in rows]
+        with whole_file(self._json(self.part)) as partial:
             partial.write_text(json.dumps({"settings": self.settings, "points": points}, indent=1))
-        self._write_csv("results", [row.cells() for row in self.rows])
 
     def finish(self) -> None:
-        """Write all that is made from the rows: the CSV, and the pictures as PNG and SVG."""
+        """Write all that is made from the rows of all parts: the CSV, and the pictures as PNG and SVG."""
+        self.rows = self._own = self.read()
+        self._write_json(self.rows)
+        for part in self.path.glob("results.part*.json"):
+            part.unlink()
         self._write_csv("results", [row.cells() for row in self.rows])
         if self.layout.summary:
             self._write_csv("summary", self.layout.summary(self.rows))

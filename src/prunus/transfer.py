@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from prunus.methods import Build, Method
 from prunus.mup import MUP
 from prunus.networks import Network
 from prunus.pixels import Normalized, load_png, normalization, round_within, save_png
+from prunus.ranks import Rank
 from prunus.report import ResultsFolder
 from prunus.surrogate import stream
 from prunus.transfer_report import TRANSFER
@@ -62,7 +63,9 @@ class Transfer:
         source: of images, see `find_victims`.
         images: how many to attack.
         build: what the methods share.
-        device: where networks run; at `amp`, attacks run under autocast in that dtype.
+        device: where networks run; with `amp`, attacks run under autocast in that dtype.
+        keep_images: whether adversarial images stay in the results folder.
+        rank: which of several processes this is; each does its part of the cells.
     """
 
     surrogates: Sequence[Network]
@@ -78,6 +81,7 @@ class Transfer:
     device: torch.device
     amp: torch.dtype | None = None
     keep_images: bool = True
+    rank: Rank = Rank()  # noqa: RUF009
 
     def cells(self) -> list[Cell]:
         """All there is to do; where nothing is random, one seed is enough."""
@@ -104,30 +108,28 @@ class Transfer:
         record = {
             **record,
             "networks": {name: network.fingerprint for name, network in networks.items()},
-            "image files": self.source.fingerprint("val"),
+            "image files": self.source.fingerprint(victims.folder),
             "attacked": len(victims),
             "looked at": victims.seen,
         }
-        folder = ResultsFolder(output, record, TRANSFER) if output else None
+        folder = ResultsFolder(output, record, TRANSFER, self.rank.number) if output else None
         rows = list(folder.rows) if folder else []
         held, cells = {row.key for row in rows}, self.cells()
-        left = [cell for cell in cells if _key(cell) not in held]
-        with Monitor("cells", len(cells), len(cells) - len(left)) as monitor:
-            try:
-                for cell in left:
-                    with (
-                        tempfile.TemporaryDirectory()
-                        if not (output and self.keep_images)
-                        else nullcontext(output / "images") as images
-                    ):
-                        made = list(self._judged(cell, models, victims, Path(images) / cell.folder, monitor))
-                    rows += made
-                    if folder:
-                        folder.add(*made)
-                    monitor.done(_line(cell, made))
-            finally:
-                if folder and rows:
-                    folder.finish()
+        left = self.rank.mine([cell for cell in cells if _key(cell) not in held])
+        with (
+            Monitor("cells", len(left), 0) as monitor,
+            _images(output if self.keep_images else None) as images,
+        ):
+            for cell in left:
+                made = list(self._judged(cell, models, victims, images / cell.folder, monitor))
+                rows += made
+                if folder:
+                    folder.add(*made)
+                monitor.done(_line(cell, made))
+        self.rank.wait()
+        if folder and self.rank.number == 0:
+            folder.finish()
+            rows = folder.rows
         return rows, victims
 
     def _model(self, network: Network) -> nn.Module:
@@ -180,7 +182,7 @@ class Transfer:
     def _attack(
         self, cell: Cell, models: Mapping[str, nn.Module]
     ) -> Callable[[Tensor, Tensor], Iterator[tuple[int, Tensor]]]:
-        """From images and labels to (gradients taken, images) at some steps and after the last."""
+        """From images and labels to (gradients taken, images) after the last step, and some of the first seed's."""
         [network] = [network for network in self.surrogates if network.name == cell.surrogate]
         surrogate = cell.method.build(network.model, self.build, cell.seed)
         attacked = Normalized(surrogate, *normalization(network)).to(self.device).eval()
@@ -195,10 +197,21 @@ class Transfer:
                 made = attack.run(attacked, images, labels, cell.targeted, generator)
                 for step, adversarial in enumerate(made, 1):
                     last = step == steps or isinstance(attack, FromTorchattacks)
-                    if last or step * cost in CHECKPOINTS:
+                    if last or (step * cost in CHECKPOINTS and cell.seed == self.seeds[0]):
                         yield (steps if last else step) * cost, adversarial.float().cpu()
 
         return run
+
+
+def _images(output: Path | None) -> AbstractContextManager[Path]:
+    """Where adversarial images go, for good or until they have been judged."""
+    return nullcontext(output / "images") if output else _temporary()
+
+
+@contextmanager
+def _temporary() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def _key(cell: Cell) -> tuple[Any, ...]:

@@ -26,9 +26,11 @@ from prunus.options import (
     weights_option,
 )
 from prunus.parameters import Names, Numbers
+from prunus.ranks import Rank
 from prunus.transfer import Transfer
 from prunus.transfer_report import transfer_tables
 
+CELLS = {"names", "eps", "goal", "seed", "surrogates", "targets"}
 GOALS = {"untargeted": False, "targeted": True}
 PARTS: Mapping[str, Mapping[str, Any]] = {
     "mi": {"momentum": 1.0},
@@ -121,7 +123,7 @@ def _take_preset(context: click.Context, parameter: click.Parameter, name: str |
     "--steps",
     type=click.IntRange(1),
     default=10,
-    help="Gradients an image, the same for every method: mup, which takes two for a step, makes half as many.",
+    help="Gradients an image, the same for every method: mup takes two a step.",
 )
 @click.option(
     "--goal", type=Names(*GOALS), default=",".join(GOALS), help="Away from the label, or to another."
@@ -150,7 +152,8 @@ def transfer_command(output: Path, **options: Any) -> None:
         prunus transfer --data CIFAR -s nets.py:resnet20 -t nets.py:vgg8 --weights resnet20.pth,vgg8.pth \\
             --methods plain,dwp:0.1:0.9:0.2,random:0.1:0.9:0.2 --eps 4/255,8/255 --loss logit
     """
-    device = device_of(options["device"], options["gpu"])
+    rank = Rank.here()
+    device = rank.device(device_of(options["device"], options["gpu"]))
     targets = options["targets"] or options["surrogates"]
     every = list(dict.fromkeys((*options["surrogates"], *targets)))
     loaded = load_networks(every, options["weights"], Preprocessing(mean=options["mean"], std=options["std"]))
@@ -171,14 +174,19 @@ def transfer_command(output: Path, **options: Any) -> None:
         device=device,
         amp=amp_of(device, options["amp"]),
         keep_images=not options["discard_images"],
+        rank=rank,
     )
-    rows, victims = experiment.run(output, record_of(options, device))
+    # Masks are drawn for a batch. A folder can be added to: more methods, strengths, seeds, surrogates are more cells
+    fixed = {name: value for name, value in options.items() if name not in CELLS}
+    rows, victims = experiment.run(output, record_of(fixed, device) | {"batch_size": options["batch_size"]})
+    if experiment.rank.number:
+        return
     for made in transfer_tables(rows):
         show(made)
         click.echo()
     click.echo(
-        f"Fooled, in percent of the {len(victims):,} images attacked: of the first {victims.seen:,}, those that "
-        f"all networks classify correctly. [..] are 95% intervals over images; * marks white boxes, "
+        f"Fooled, in percent of the {len(victims):,} images attacked: those of the first {victims.seen:,} "
+        f"that all networks classify correctly. [..] are 95% intervals over images; * marks white boxes, "
         f"which `black box` leaves out.\n"
         f"{output}: results.csv, summary.csv, results.json; transfer, gradients and strength as .png and .svg"
     )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from prunus.methods import Method
+from prunus.methods import KINDS, Method
 
 Shares: TypeAlias = NDArray[np.float64]  # one number in [0, 1] an image
 
@@ -45,6 +45,11 @@ class TransferRow:
     def key(self) -> tuple[Any, ...]:
         """The attack whose images were judged."""
         return (self.surrogate, self.method, self.strength, self.eps, self.targeted, self.seed)
+
+    def order(self) -> tuple[Any, ...]:
+        """By which rows are shown."""
+        kind = list(KINDS).index(self.method)
+        return (not self.targeted, self.eps, self.surrogate, kind, self.strength or 0, self.target, self.seed)
 
     @cached_property
     def hits(self) -> Shares:
@@ -187,7 +192,7 @@ def gain(first: Shares, second: Shares) -> tuple[float, float, float]:
 def summarize(rows: Sequence[TransferRow]) -> Summaries:
     """Rows that differ in seed alone, together."""
     groups: dict[Key, list[TransferRow]] = {}
-    for row in rows:
+    for row in sorted(rows, key=TransferRow.order):
         key = Key(row.targeted, row.eps, row.surrogate, Method(row.method, row.strength), row.target)
         groups.setdefault(key, []).append(row)
     return {key: Summary(key, members) for key, members in groups.items()}

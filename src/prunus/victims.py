@@ -27,12 +27,14 @@ class Victims:
         labels: their classes, which every network answers.
         targets: for targeted attacks, another class for each.
         seen: how many images were looked at until there were enough.
+        folder: of the source, that holds their files.
     """
 
     images: Tensor
     labels: Tensor
     targets: Tensor
     seen: int
+    folder: str
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -112,7 +114,8 @@ def find_victims(
     columns = [torch.cat(column) for column in zip(*found, strict=True)]
     if not columns or not len(columns[0]):
         raise ValueError(f"none of {seen} images is classified correctly by all of {', '.join(models)}")
-    return Victims(columns[0], columns[1], columns[2], seen)
+    folder = "images" if isinstance(dataset, Nips2017) else "val"
+    return Victims(columns[0], columns[1], columns[2], seen, folder)
 
 
 @torch.no_grad()

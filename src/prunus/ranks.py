@@ -1,0 +1,50 @@
+"""Work divided among the processes of one `torchrun`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One process of several, or the only one."""
+
+    number: int = 0
+    count: int = 1
+    local: int = 0
+
+    @classmethod
+    def here(cls) -> Rank:
+        """As torchrun says in the environment; processes that it started meet here."""
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            return cls()
+        if not dist.is_initialized():
+            dist.init_process_group("gloo")
+        return cls(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
+
+    def mine(self, work: Sequence[T]) -> Sequence[T]:
+        """Every count-th piece of work.
+
+        Example:
+            >>> Rank(1, 3).mine("abcdefg")
+            'be'
+        """
+        return work[self.number :: self.count]
+
+    def device(self, device: torch.device) -> torch.device:
+        """The GPU of this process, where several have one each."""
+        several = self.count > 1 and device.type == "cuda" and device.index in (None, 0)
+        return torch.device("cuda", self.local % torch.cuda.device_count()) if several else device
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            dist.barrier()
