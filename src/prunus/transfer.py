@@ -182,7 +182,7 @@ class Transfer:
     def _attack(
         self, cell: Cell, models: Mapping[str, nn.Module]
     ) -> Callable[[Tensor, Tensor], Iterator[tuple[int, Tensor]]]:
-        """From images and labels to (gradients taken, images) after the last step, and some of the first seed's."""
+        """From images and labels to (gradients, images) after the last step, and some of the first seed."""
         [network] = [network for network in self.surrogates if network.name == cell.surrogate]
         surrogate = cell.method.build(network.model, self.build, cell.seed)
         attacked = Normalized(surrogate, *normalization(network)).to(self.device).eval()

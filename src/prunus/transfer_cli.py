@@ -31,6 +31,8 @@ from prunus.transfer import Transfer
 from prunus.transfer_report import transfer_tables
 
 CELLS = {"names", "eps", "goal", "seed", "surrogates", "targets"}
+UNSAID = click.core.ParameterSource.DEFAULT
+OF_DIGITS: Mapping[str, Any] = {"eps": (48 / 255,), "images": 200, "batch_size": 200}
 GOALS = {"untargeted": False, "targeted": True}
 PARTS: Mapping[str, Mapping[str, Any]] = {
     "mi": {"momentum": 1.0},
@@ -117,7 +119,12 @@ def _take_preset(context: click.Context, parameter: click.Parameter, name: str |
     help="A sum of mi, ni, di, ti and si, such as mi+di+ti, or torchattacks:CLASS.",
 )
 @click.option("--loss", type=click.Choice(list(LOSSES)), default="ce", help="What the attack follows.")
-@click.option("--eps", type=Pixels(), default="16/255", help="Largest change of a pixel; one or several.")
+@click.option(
+    "--eps",
+    type=Pixels(),
+    default="16/255",
+    help="Largest change of a pixel; one or several; 48/255 for the built-in digits.",
+)
 @click.option("--step", type=Pixels(), help="Change of a pixel in one step.  [default: eps/4]")
 @click.option(
     "--steps",
@@ -133,12 +140,13 @@ def _take_preset(context: click.Context, parameter: click.Parameter, name: str |
     "--images",
     type=click.IntRange(1),
     default=500,
-    help="How many to attack, of those that all networks classify correctly.",
+    help="How many to attack, of those that all networks classify correctly; 200 of the built-in digits.",
 )
 @click.option("--discard-images", is_flag=True, help="Delete adversarial images when they have been judged.")
 @layer_options()
 @data_options(output="prunus-transfer", batch_size=50)
-def transfer_command(output: Path, **options: Any) -> None:
+@click.pass_context
+def transfer_command(context: click.Context, /, output: Path, **options: Any) -> None:
     """How often adversarial examples made on one network fool others, and whether pruning it helps.
 
     Adversarial images are written as PNG and judged as read back from there.
@@ -152,6 +160,10 @@ def transfer_command(output: Path, **options: Any) -> None:
         prunus transfer --data CIFAR -s nets.py:resnet20 -t nets.py:vgg8 --weights resnet20.pth,vgg8.pth \\
             --methods plain,dwp:0.1:0.9:0.2,random:0.1:0.9:0.2 --eps 4/255,8/255 --loss logit
     """
+    if context.get_parameter_source("surrogates") is UNSAID:
+        options |= {
+            name: value for name, value in OF_DIGITS.items() if context.get_parameter_source(name) is UNSAID
+        }
     rank = Rank.here()
     device = rank.device(device_of(options["device"], options["gpu"]))
     targets = options["targets"] or options["surrogates"]
@@ -176,7 +188,7 @@ def transfer_command(output: Path, **options: Any) -> None:
         keep_images=not options["discard_images"],
         rank=rank,
     )
-    # Masks are drawn for a batch. A folder can be added to: more methods, strengths, seeds, surrogates are more cells
+    # A folder can be added to: more methods, strengths, seeds or surrogates are more cells
     fixed = {name: value for name, value in options.items() if name not in CELLS}
     rows, victims = experiment.run(output, record_of(fixed, device) | {"batch_size": options["batch_size"]})
     if experiment.rank.number:

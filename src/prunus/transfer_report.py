@@ -106,12 +106,13 @@ def heat_map(rows: Sequence[TransferRow]) -> Figure:
 
 
 def by_gradients(rows: Sequence[TransferRow]) -> Figure:
-    """Mean black-box success against gradients taken, before rounding."""
+    """Mean black-box success of the first seed against gradients taken, before rounding."""
     figure, grid = _grid(rows)
     for axes, panel, surrogate in grid:
         curves: dict[Method, dict[int, list[float]]] = {}
         for row in rows:
-            if (row.targeted, row.eps) == panel and row.surrogate == surrogate != row.target:
+            here = (row.targeted, row.eps) == panel and row.surrogate == surrogate != row.target
+            if here and row.seed == rows[0].seed:
                 curve = curves.setdefault(Method(row.method, row.strength), {})
                 for at, count in row.curve.items():
                     curve.setdefault(at, []).append(100 * count / row.images)
@@ -124,8 +125,7 @@ def by_gradients(rows: Sequence[TransferRow]) -> Figure:
             means = [np.mean(curve[at]) for at in points]
             axes.plot(points, means, marker="o", markersize=2, linewidth=1, label=method.name, **style)
         axes.set_xscale("log")
-        axes.set_xlabel("gradients an image", fontsize=8)
-        axes.legend(frameon=False, fontsize=5)
+        _finish(axes, "gradients an image")
     return figure
 
 
@@ -154,8 +154,7 @@ def by_strength(rows: Sequence[TransferRow]) -> Figure:
                 }
                 x, y, reach = zip(*points, strict=True)
                 axes.errorbar(x, y, reach, label=kind, **style)
-        axes.set_xlabel("fraction pruned (p_prune) or dropped", fontsize=8)
-        axes.legend(frameon=False, fontsize=6)
+        _finish(axes, "fraction pruned (p_prune) or dropped")
     return figure
 
 
@@ -173,11 +172,18 @@ def _grid(rows: Sequence[TransferRow]) -> tuple[Figure, list[tuple[Axes, Panel, 
     for axes, panel, surrogate in cells:
         axes.set_title(f"{surrogate}: {title(panel)}", fontsize=8)
         axes.set_ylabel("black-box success (%)", fontsize=8)
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     return figure, cells
+
+
+def _finish(axes: Axes, label: str) -> None:
+    """What can be said when all is drawn."""
+    axes.set_xlabel(label, fontsize=8)
+    axes.set_ylim(bottom=0)
+    if axes.get_legend_handles_labels()[0]:  # with targets other than the surrogate
+        axes.legend(frameon=False, fontsize=6)
 
 
 TRANSFER = Layout(
