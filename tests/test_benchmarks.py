@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks import contenders, scaling
+import prunus
+from benchmarks import contenders, scaling, surrogates
 from tests.conftest import small_net
 
 
@@ -35,3 +36,10 @@ def test_the_picture_is_drawn_from_what_was_measured(tmp_path: Path) -> None:
     point = {"weights": 10**5, "bytes": 10**5, "seconds": {"call": 0.02, "read": 0.001}}
     scaling.draw({name: [point] for name in scaling.CONTENDERS}, tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_batch_is_masked_as_its_images_one_by_one() -> None:
+    model = surrogates.chain().double()
+    images, labels = torch.rand(2, 3, 32, 32, dtype=torch.float64), torch.tensor([3, 1])
+    found = surrogates.batch(prunus.MUP(model, surrogates.FRACTION), images, labels)
+    torch.testing.assert_close(found, surrogates.one_by_one(model, images, labels))
