@@ -383,26 +383,22 @@ def test_the_layout_of_the_competition(tmp_path: Path) -> None:
     assert hits > 0
 
 
-@pytest.mark.parametrize("attack", ["ni+si", "mi+di+ti", "torchattacks:PGD", "torchattacks:DIFGSM"])
-def test_attacks_by_name(attack: str, tmp_path: Path) -> None:
-    output = tmp_path / "results"
-    small = [
-        "transfer",
-        "--methods",
-        "plain,dwp,ghost",
-        "--images",
-        "8",
-        "--steps",
-        "2",
-        "--seed",
-        "0",
-        "--amp",
-    ]
-    assert (
-        main([*small, "--attack", attack, "--loss", "margin", "-s", "digits:residual", "-o", str(output)])
-        == 0
+@pytest.mark.parametrize(
+    ("attack", "gradients"),
+    [
+        ("ni+si --loss margin", 2 * 5),
+        ("mi+di+ti --loss logit", 2),
+        ("torchattacks:PGD", 2),
+        ("torchattacks:VMIFGSM", 2 * 6),
+    ],
+)
+def test_attacks_by_name_and_the_gradients_they_took(attack: str, gradients: int, tmp_path: Path) -> None:
+    command = (
+        f"transfer -s digits:residual --methods plain,dwp,ghost --images 8 --steps 2 --seed 0 -o {tmp_path}"
     )
-    assert {float(found["linf_255"]) for found in rows_of(output)} <= {float(level) for level in range(17)}
+    assert main([*command.split(), "--amp", "--attack", *attack.split()]) == 0
+    assert {float(found["linf_255"]) for found in rows_of(tmp_path)} <= {float(level) for level in range(17)}
+    assert {int(found["gradients"]) for found in rows_of(tmp_path)} == {gradients}
 
 
 def test_the_published_protocol_on_synthetic_images(tmp_path: Path) -> None:
@@ -430,6 +426,7 @@ def test_the_published_protocol_on_synthetic_images(tmp_path: Path) -> None:
         (["--attack", "mi+xi"], 2, "'xi' is none of mi, ni, di, ti, si"),
         (["--attack", "torchattacks:Nope"], 1, "torchattacks has no attack 'Nope'"),
         (["--attack", "torchattacks:CW"], 1, "torchattacks.CW takes no eps"),
+        (["--attack", "torchattacks:PGD", "--loss", "ce"], 2, "PGD of torchattacks has a loss of its own"),
         (["--eps", "300/255"], 2, "is not in (0, 1]"),
         (["--eps", "big"], 2, "is not a number such as 8/255"),
         (["-s", "digits:plain", "-t", "resnet18", "--weights", "none"], 1, "and the other networks do not"),

@@ -56,7 +56,8 @@ class Transfer:
         surrogates: networks that attacks see.
         targets: networks that are to be fooled; those that are surrogates too give white-box cells.
         methods: what is done to a surrogate while it is attacked.
-        attack: how images are changed; its `eps` is replaced, and its `steps` count gradients.
+        attack: how images are changed; its `eps` is replaced, and methods that take two
+            gradients for one make half its `steps`.
         epsilons: largest changes of a pixel.
         goals: whether attacks are targeted.
         seeds: of methods and attacks.
@@ -185,22 +186,37 @@ class Transfer:
         """From images and labels to (gradients, images) after the last step, and some of the first seed."""
         [network] = [network for network in self.surrogates if network.name == cell.surrogate]
         surrogate = cell.method.build(network.model, self.build, cell.seed)
-        attacked = Normalized(surrogate, *normalization(network)).to(self.device).eval()
-        steps, cost = max(1, self.attack.steps // cell.method.cost), cell.method.cost
-        attack, generator = replace(self.attack, eps=cell.eps, steps=steps), stream(cell.seed)
+        normalized = Normalized(surrogate, *normalization(network)).to(self.device)
+        attacked, cost = _Attacked(normalized, self.amp).eval(), cell.method.cost
+        steps, generator = max(1, self.attack.steps // cost), stream(cell.seed)
+        attack = replace(self.attack, eps=cell.eps, steps=steps)
 
         def run(images: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor]]:
             images, labels = images.to(self.device), labels.to(self.device)
             if isinstance(surrogate, MUP):
                 surrogate.labels = labels
-            with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-                made = attack.run(attacked, images, labels, cell.targeted, generator)
-                for step, adversarial in enumerate(made, 1):
-                    last = step == steps or isinstance(attack, FromTorchattacks)
-                    if last or (step * cost in CHECKPOINTS and cell.seed == self.seeds[0]):
-                        yield (steps if last else step) * cost, adversarial.float().cpu()
+            attacked.gradients = 0
+            made = attack.run(attacked, images, labels, cell.targeted, generator)
+            for step, adversarial in enumerate(made, 1):
+                last = step == steps or isinstance(attack, FromTorchattacks)
+                if last or (step in CHECKPOINTS and cell.seed == self.seeds[0]):
+                    yield attacked.gradients * cost, adversarial.float().cpu()
 
         return run
+
+
+class _Attacked(nn.Module):
+    """What an attack sees: it counts the gradients asked for, and may run in mixed precision."""
+
+    def __init__(self, model: nn.Module, amp: torch.dtype | None) -> None:
+        super().__init__()
+        self.model, self.amp, self.gradients = model, amp, 0
+
+    def forward(self, images: Tensor) -> Any:
+        """Logits for images in [0, 1]."""
+        self.gradients += images.requires_grad and torch.is_grad_enabled()
+        with torch.autocast(images.device.type, self.amp, enabled=self.amp is not None):
+            return self.model(images)
 
 
 def _images(output: Path | None) -> AbstractContextManager[Path]:

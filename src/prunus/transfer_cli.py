@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from prunus.attacks import LOSSES, FromTorchattacks, Iterative
 from prunus.methods import KINDS, Build, methods
 from prunus.networks import Preprocessing, load_networks
 from prunus.options import (
     DIGITS,
-    amp_of,
     data_options,
     device_of,
     layer_options,
@@ -30,7 +30,7 @@ from prunus.ranks import Rank
 from prunus.transfer import Transfer
 from prunus.transfer_report import transfer_tables
 
-CELLS = {"names", "eps", "goal", "seed", "surrogates", "targets"}
+CELLS = {"names", "eps", "goal", "seed", "surrogates"}
 UNSAID = click.core.ParameterSource.DEFAULT
 OF_DIGITS: Mapping[str, Any] = {"eps": (48 / 255,), "images": 200, "batch_size": 200}
 GOALS = {"untargeted": False, "targeted": True}
@@ -118,7 +118,7 @@ def _take_preset(context: click.Context, parameter: click.Parameter, name: str |
     default="mi",
     help="A sum of mi, ni, di, ti and si, such as mi+di+ti, or torchattacks:CLASS.",
 )
-@click.option("--loss", type=click.Choice(list(LOSSES)), default="ce", help="What the attack follows.")
+@click.option("--loss", type=click.Choice(list(LOSSES)), help="What the attack follows.  [default: ce]")
 @click.option(
     "--eps",
     type=Pixels(),
@@ -130,7 +130,7 @@ def _take_preset(context: click.Context, parameter: click.Parameter, name: str |
     "--steps",
     type=click.IntRange(1),
     default=10,
-    help="Gradients an image, the same for every method: mup takes two a step.",
+    help="Steps of the attack; mup, which takes two gradients for each that it gives, makes half as many.",
 )
 @click.option(
     "--goal", type=Names(*GOALS), default=",".join(GOALS), help="Away from the label, or to another."
@@ -184,13 +184,14 @@ def transfer_command(context: click.Context, /, output: Path, **options: Any) ->
             options["p_bern"], layer_types(options["layers"]), options["include"], options["exclude"]
         ),
         device=device,
-        amp=amp_of(device, options["amp"]),
+        amp=torch.bfloat16 if options["amp"] else None,  # float16 would lose small gradients
         keep_images=not options["discard_images"],
         rank=rank,
     )
     # A folder can be added to: more methods, strengths, seeds or surrogates are more cells
-    fixed = {name: value for name, value in options.items() if name not in CELLS}
-    rows, victims = experiment.run(output, record_of(fixed, device) | {"batch_size": options["batch_size"]})
+    fixed = {name: value for name, value in record_of(options, device).items() if name not in CELLS}
+    fixed |= {"targets": [networks[name].name for name in targets], "batch_size": options["batch_size"]}
+    rows, victims = experiment.run(output, fixed)
     if experiment.rank.number:
         return
     for made in transfer_tables(rows):
@@ -207,9 +208,11 @@ def transfer_command(context: click.Context, /, output: Path, **options: Any) ->
 def _attack(options: Mapping[str, Any]) -> Iterative | FromTorchattacks:
     [step] = options["step"] or [None]
     library, _, name = options["attack"].partition(":")
+    if library == "torchattacks" and options["loss"] is not None:
+        raise click.BadParameter(f"{name} of torchattacks has a loss of its own", param_hint="--loss")
     if library == "torchattacks":
         return FromTorchattacks(name, 0.0, step, options["steps"])
-    attack = Iterative(0.0, step, options["steps"], LOSSES[options["loss"]], momentum=0.0)
+    attack = Iterative(0.0, step, options["steps"], LOSSES[options["loss"] or "ce"], momentum=0.0)
     for part in options["attack"].split("+"):
         if part not in PARTS:
             raise click.BadParameter(f"{part!r} is none of {', '.join(PARTS)}", param_hint="--attack")
