@@ -394,8 +394,13 @@ def test_mup_prunes_for_every_image_by_itself(criterion: str, granularity: str) 
         torch.testing.assert_close(gradient[None], one, rtol=1e-9, atol=1e-12)
 
 
-def test_mup_on_a_network_in_channels_last() -> None:
-    model, x = digits.load_network("residual").double(), digits.load_images()[0][:6].double()
+@pytest.mark.parametrize("pointwise", [False, True])
+def test_mup_on_a_network_in_channels_last(pointwise: bool) -> None:
+    model = digits.load_network("residual")
+    if pointwise:  # kernels of one weight do not say in which order they are
+        model.insert(-3, nn.Conv2d(32, 32, 1))
+        model.insert(-3, nn.BatchNorm2d(32))
+    model, x = model.double().eval(), digits.load_images()[0][:6].double()
     found = gradient_of(prunus.MUP(model), x)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.testing.assert_close(gradient_of(prunus.MUP(model), x.to(memory_format=torch.channels_last)), found)

@@ -86,18 +86,18 @@ class MUP(Surrogate):
                 raise ValueError(f"{name} is in training mode and mixes images: call eval() first")
         if self.labels is not None and len(self.labels) != len(x):
             raise ValueError(f"labels must be one for each of {len(x)} images, got {len(self.labels)}")
-        # Contiguous: under vmap, torch's average pooling is wrong for what channels_last weights give
-        weights = {name: self.get_parameter(name).detach().contiguous() for name in self._groupings}
+        weights = {name: _row_major(self.get_parameter(name).detach()) for name in self._groupings}
         labels = None if self.labels is None else self.labels.to(x.device)
         by_image = (None, 0, None if labels is None else 0)
         gradients = vmap(grad(self._ranking_loss), by_image, randomness="different")(
-            weights, x.detach().contiguous(), labels
+            weights, _row_major(x.detach()), labels
         )
         masked = {name: self._mask(name, weight, gradients.pop(name)) for name, weight in weights.items()}
-        return vmap(self._answer, randomness="different")(masked, x.contiguous())
+        return vmap(self._answer, randomness="different")(masked, _row_major(x))
 
     def _answer(self, weights: Weights, image: Tensor) -> Any:
-        copy = self._copy({self.get_parameter(name): weight for name, weight in weights.items()})
+        others: dict[Tensor, Tensor] = {p: _row_major(p.detach()) for p in self.parameters() if p.dim() > 2}
+        copy = self._copy({**others, **{self.get_parameter(name): w for name, w in weights.items()}})
         return copy(image[None])[0]
 
     def _ranking_loss(self, weights: Weights, image: Tensor, label: Tensor | None) -> Tensor:
@@ -114,6 +114,14 @@ class MUP(Surrogate):
 
         kept = vmap(grouping.expand)(keep_rows(vmap(scores)(gradients), self._p_prune))
         return weight * kept.view(torch.int8)
+
+
+def _row_major(tensor: Tensor) -> Tensor:
+    """The same values in this order: under vmap, torch's average pooling is wrong where channels come last.
+
+    `contiguous()` would leave the strides of 1×1 kernels as they are, and what they make comes out alike.
+    """
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def keep_rows(scores: Tensor, p_prune: float) -> Tensor:
