@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import pickle
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -164,9 +166,14 @@ def test_draws_depend_on_the_seed_and_their_number_alone() -> None:
     assert found == expected
     assert all(a != b for a, b in itertools.pairwise(expected))
     assert masks_of(prunus.Diversified(model, 0.5, seed=6), 6) != expected
-    resumed = prunus.Diversified(model, 0.5, seed=5)
+    resumed = prunus.Diversified(model.eval(), 0.5, seed=np.int64(5), redraw="manual")
+    resumed.redraw()
     resumed.draws = 4
-    assert masks_of(resumed, 2) == expected[4:]
+    gradient_of(resumed, torch.randn(2, 3, 8, 8))
+    assert resumed.masks == expected[4]
+    assert masks_of(resumed, 1) == expected[5:]
+    with pytest.raises(ValueError, match="draws must be a whole number from 0, got -1"):
+        resumed.draws = -1
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "random"])
@@ -284,9 +291,9 @@ def test_the_same_masks_on_a_gpu() -> None:
         ({"p_prune": 1.5}, "p_prune must be in"),
         ({"p_bern": -1}, "p_bern must be in"),
         ({"passes": "none"}, "passes must be one of both, backward, forward"),
-        ({"redraw": 0}, "redraw must be forward, manual or a whole number from 1; got 0"),
+        ({"redraw": 0}, "redraw must be a whole number from 1, got 0"),
         ({"redraw": "step"}, "redraw must be one of forward, manual"),
-        ({"redraw": True}, "redraw must be forward, manual or a whole number"),
+        ({"redraw": True}, "redraw must be a whole number from 1, got True"),
         ({"predict": "best"}, "predict must be one of unpruned, pruned"),
         ({"seed": -1}, "seed must be a whole number from 0, got -1"),
         ({"seed": 0.5}, "seed must be a whole number from 0, got 0.5"),
@@ -306,6 +313,10 @@ def test_networks_that_cannot_be_wrapped_are_refused() -> None:
         prunus.Diversified(lambda x: x, 0.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="give seed in place of generator"):
         prunus.Diversified(small_net(), 0.5, generator=torch.Generator())
+    with pytest.raises(ValueError, match="model is a surrogate already"):
+        prunus.MUP(prunus.Diversified(small_net(), 0.5))
+    with pytest.raises(ValueError, match="1 is a surrogate already"):
+        prunus.Diversified(nn.Sequential(nn.Identity(), prunus.Diversified(small_net(), 0.5)), 0.5)
     with pytest.raises(ValueError, match="0 is pruned already"):
         prunus.Diversified(prunus.global_prune(small_net(), 0.5), 0.5)
     with pytest.raises(ValueError, match="model is compiled"):
@@ -420,7 +431,7 @@ def test_mup_refuses_what_would_mix_images() -> None:
     with pytest.raises(ValueError, match="1 is in training mode and mixes images"):
         surrogate(x)
     surrogate.eval().labels = torch.tensor([1])
-    with pytest.raises(ValueError, match="one for each of 3 images, got 1"):
+    with pytest.raises(ValueError, match="one for each of 3 images, got shape"):
         surrogate(x)
 
 
@@ -455,3 +466,72 @@ def test_a_forward_that_was_exchanged_on_the_instance() -> None:
     found = gradient_of(surrogate, x)
     assert torch.equal(surrogate(x), model(x))
     assert torch.equal(found, gradient_of(prunus.apply_masks(model, surrogate.masks or prunus.Masks({})), x))
+
+
+class Named(nn.Module):
+    """Buffers, a parameter and a submodule with the names of what surrogates have, and a count of calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws = small_net()
+        self.labels = nn.Parameter(torch.ones(10))
+        self.register_buffer("masks", torch.ones(10))
+        self.register_buffer("calls", torch.zeros(()))
+        self.dropping = True
+
+    def train(self, mode: bool = True) -> Named:
+        self.dropping = mode
+        return super().train(mode)
+
+    def forward(self, images: dict[str, Tensor]) -> Tensor:
+        self.calls += 1
+        return F.dropout(self.draws(images["x"]), 0.5, self.dropping) * self.masks * self.labels
+
+
+@pytest.mark.parametrize("kind", [lambda m: prunus.Diversified(m, 0.5), lambda m: prunus.MUP(m, 0.5)])
+def test_a_network_whose_parts_are_named_as_those_of_a_surrogate(
+    kind: Callable[[nn.Module], Surrogate],
+) -> None:
+    model, x = Named(), torch.randn(2, 3, 8, 8)
+    before = everything(model)
+    surrogate = kind(model)
+    if isinstance(surrogate, prunus.MUP):
+        surrogate.labels = torch.tensor([1, 2])
+    surrogate.eval()
+    assert torch.equal(surrogate({"x": x}), surrogate({"x": x}))
+    assert model.dropping
+    if isinstance(surrogate, prunus.Diversified):
+        surrogate({"x": x.requires_grad_()}).sum().backward()
+        assert surrogate._draws == 1
+        assert x.grad is not None
+    assert same(before, everything(model))
+
+
+def test_what_an_attack_clears_is_not_the_networks() -> None:
+    model, x = small_net(), torch.randn(2, 3, 8, 8)
+    model(x).sum().backward()
+    before = everything(model)
+    prunus.Diversified(model, 0.5).zero_grad()
+    assert same(before, everything(model))
+
+
+def test_copies_of_a_network_that_copies_itself() -> None:
+    model, x = torch.fx.symbolic_trace(small_net().eval()), torch.randn(2, 3, 8, 8)
+    surrogate = prunus.Diversified(model, 0.5)
+    twin = copy.deepcopy(surrogate)
+    assert isinstance(twin, prunus.Diversified)
+    assert torch.equal(gradient_of(twin, x), gradient_of(surrogate, x))
+    assert not torch.equal(gradient_of(twin, x), gradient_of(model, x))
+    assert next(twin.parameters()) is next(twin.wrapped.parameters())
+
+
+def test_a_forward_out_of_reach_is_warned_of() -> None:
+    model, x = small_net().eval(), torch.randn(2, 3, 8, 8)
+    plain = model.forward
+    model.forward = lambda x: plain(x)  # type: ignore[method-assign]
+    surrogate = prunus.Diversified(model, 0.5)
+    with pytest.warns(UserWarning, match="no layer of the copy of Sequential was called"):
+        surrogate(x)
+    model.forward = functools.partial(lambda forward, x: forward(x), plain)  # type: ignore[method-assign]
+    found = gradient_of(prunus.Diversified(model, 0.5), x)
+    assert not torch.equal(found, gradient_of(model, x))

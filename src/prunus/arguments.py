@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Real
+from numbers import Integral, Real
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -28,6 +28,22 @@ def check_fraction(argument: str, value: object) -> float:
     if math.isnan(number) or not 0 <= number <= 1:
         raise ValueError(f"{argument} must be in [0, 1], got {value!r}")
     return number
+
+
+def check_whole(argument: str, value: object, least: int = 0) -> int:
+    """A whole number, of Python or NumPy, as an int.
+
+    Raises:
+        ValueError: something else, or less than `least`.
+
+    Example:
+        >>> check_whole("seed", -1)
+        Traceback (most recent call last):
+        ValueError: seed must be a whole number from 0, got -1
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{argument} must be a whole number from {least}, got {value!r}")
+    return int(value)
 
 
 def choose(argument: str, value: object, table: Mapping[str, T]) -> T:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.arguments import choose
+from prunus.surrogate import wants_gradient
 
 
 class Ensemble(nn.Module):
@@ -20,7 +21,9 @@ class Ensemble(nn.Module):
         average: what of theirs is averaged: "logits"; "probabilities", whose logarithm is given; or
             "losses": cross-entropy of the output is exactly the mean of their cross-entropies. No output of
             as many columns can have that property, so where a gradient of the input is asked for it gets
-            one more, for the probability on which the networks do not agree.
+            one more, for the probability on which the networks do not agree. (This is for cross-entropy
+            with one class an image, without label smoothing. The column may be the largest: predict without
+            gradients.)
 
     Raises:
         TypeError: something other than modules.
@@ -50,7 +53,7 @@ class Ensemble(nn.Module):
     def forward(self, x: Tensor) -> Any:
         """Logits (batch, classes) of all networks together."""
         logits = torch.stack([network(x) for network in self.networks])
-        return self._average(logits, x.requires_grad and torch.is_grad_enabled())
+        return self._average(logits, wants_gradient(x))
 
 
 def _mean(logits: Tensor, asked: bool) -> Tensor:

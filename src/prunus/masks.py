@@ -213,7 +213,7 @@ def bernoulli(count: int, p: float, generator: torch.Generator | None = None) ->
         return torch.empty(count, dtype=torch.bool, device=device).bernoulli_(p, generator=generator)
     first, rest = divmod(p * 256, 1)
     digits = f"{int(first):08b}" if rest else f"{int(first):08b}".rstrip("0")
-    words = torch.empty(len(digits), -(-count // 64), dtype=torch.int64)
+    words = torch.empty(len(digits), -(-count // 64), dtype=torch.int64, device="cpu")
     same = words.random_(-(2**63), None, generator=generator).numpy()  # whether the digits are
     fallen, undecided = np.zeros_like(same[0]), ~np.zeros_like(same[0])
     for digit, bits in zip(digits, same, strict=True):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunus.arguments import check_fraction, choose
+from prunus.arguments import check_fraction, check_whole, choose
 from prunus.masks import bernoulli
 from prunus.mup import MUP
 from prunus.parameters import spread
@@ -26,6 +26,11 @@ class Ghost(Surrogate):
         layers: whose outputs; likewise `include` and `exclude`. See `prunus.rank`.
     """
 
+    draws: int
+    _rate: float
+    _seed: int
+    _layers: list[str]
+
     def __init__(
         self,
         model: nn.Module,
@@ -37,9 +42,11 @@ class Ghost(Surrogate):
         exclude: Patterns | None = (),
     ) -> None:
         super().__init__(model)
-        self._rate, self._seed, self.draws = check_fraction("rate", rate), seed, 0
+        if check_fraction("rate", rate) == 1:
+            raise ValueError("rate must be below 1, or nothing is left")
         owners = [owner for w in find_weights(model, layers, include, exclude).values() for owner in w.owners]
-        self._layers = [name for name, module in model.named_modules() if module in owners]
+        names = [name for name, module in model.named_modules() if module in owners]
+        vars(self).update(draws=0, _rate=rate, _seed=check_whole("seed", seed), _layers=names)
 
     def _changed(self, *args: Any, **kwargs: Any) -> Any:
         self.draws += 1

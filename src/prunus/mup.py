@@ -55,6 +55,13 @@ class MUP(Surrogate):
         torch.Size([4, 3, 8, 8])
     """
 
+    labels: Tensor | None
+    _p_prune: float
+    _criterion: Criterion
+    _pool: Callable[[Tensor], Tensor]
+    _loss: Callable[[Tensor, Tensor], Tensor]
+    _groupings: dict[str, Grouping]
+
     def __init__(
         self,
         model: nn.Module,
@@ -69,25 +76,29 @@ class MUP(Surrogate):
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     ) -> None:
         super().__init__(model)
-        self._p_prune = check_fraction("p_prune", p_prune)
-        self._criterion = criterion if callable(criterion) else choose("criterion", criterion, CRITERIA)
-        self._pool = choose("norm", norm, NORMS)
         pieces = choose("granularity", granularity, GRANULARITIES)
-        self._groupings = {
-            name: Grouping.of(weight.owners[0], pieces)
-            for name, weight in find_weights(model, layers, include, exclude).items()
-        }
-        self._loss = loss
-        self.labels: Tensor | None = None
+        vars(self).update(
+            labels=None,
+            _p_prune=check_fraction("p_prune", p_prune),
+            _criterion=criterion if callable(criterion) else choose("criterion", criterion, CRITERIA),
+            _pool=choose("norm", norm, NORMS),
+            _loss=loss,
+            _groupings={
+                name: Grouping.of(weight.owners[0], pieces)
+                for name, weight in find_weights(model, layers, include, exclude).items()
+            },
+        )
 
     def _changed(self, x: Tensor) -> Any:
         for name, module in self.named_modules():
             if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
                 raise ValueError(f"{name} is in training mode and mixes images: call eval() first")
-        if self.labels is not None and len(self.labels) != len(x):
-            raise ValueError(f"labels must be one for each of {len(x)} images, got {len(self.labels)}")
+        labels = None if self.labels is None else torch.as_tensor(self.labels, device=x.device)
+        if labels is not None and labels.shape != (len(x),):
+            raise ValueError(
+                f"labels must be one for each of {len(x)} images, got shape {tuple(labels.shape)}"
+            )
         weights = {name: _row_major(self.get_parameter(name).detach()) for name in self._groupings}
-        labels = None if self.labels is None else self.labels.to(x.device)
         by_image = (None, 0, None if labels is None else 0)
         gradients = vmap(grad(self._ranking_loss), by_image, randomness="different")(
             weights, _row_major(x.detach()), labels

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -53,4 +54,7 @@ def _follow(value: Any, copies: Mapping[int, Any]) -> Any:
         return kind(_follow(item, copies) for item in value)
     if kind is MethodType and id(value.__self__) in copies:
         return MethodType(value.__func__, copies[id(value.__self__)])
+    if kind is partial:
+        keywords = {key: _follow(item, copies) for key, item in value.keywords.items()}
+        return partial(_follow(value.func, copies), *_follow(value.args, copies), **keywords)
     return value

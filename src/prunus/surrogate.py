@@ -8,6 +8,7 @@ their `.grad`, nor its modes or batch-norm statistics.
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,46 +16,49 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from prunus.application import PASSES, PrunedWeight, apply_masks
-from prunus.arguments import check_fraction, choose
+from prunus.arguments import check_fraction, check_whole, choose
 from prunus.detour import StandIn
-from prunus.masks import Masks
+from prunus.masks import Candidates, Masks
 from prunus.ranking import Choice, rank
 from prunus.replica import replicate
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
 
 class Surrogate(nn.Module):
     """What all surrogates share: the wrapped network, seen and run but never changed.
 
     Its modes are its own: `train()` and `eval()` on the surrogate do not reach the wrapped network.
+    Parameters count as frozen, and what a forward leaves in buffers or attributes is thrown away.
 
     Args:
-        model: the network to wrap. Where it is moved, trained or loaded, the surrogate sees it.
+        model: the network to wrap. Where it is moved, trained or loaded, the surrogate sees it; where its
+            layers, hooks or attributes are exchanged, make another surrogate.
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: `model` is compiled or scripted, or is pruned.
+        ValueError: `model` is compiled or scripted, is pruned, or holds a surrogate.
     """
 
     wrapped: nn.Module
+    _shell: nn.Module
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         _check_model(model)
         shell = replicate(model)
         # Not registered: the submodules are those of the shell, under their own names
-        vars(self).update(wrapped=model, _shell=shell, training=model.training)
+        vars(self).update(wrapped=model, _shell=shell, training=model.training, _proven=False)
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             vars(self)[name] = vars(shell)[name]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network gives; a changed network where a gradient of an input is asked for."""
-        asked = any(isinstance(value, Tensor) and value.requires_grad for value in (*args, *kwargs.values()))
-        run = self._changed if asked and torch.is_grad_enabled() else self._unchanged
+        run = self._changed if wants_gradient(args, kwargs) else self._unchanged
         return run(*args, **kwargs)
 
     @abstractmethod
@@ -69,21 +73,46 @@ class Surrogate(nn.Module):
         """The network once more, in the modes of the surrogate, to be run once.
 
         Args:
-            swap: other tensors for some parameters. The rest are detached, and where batch-norm
-                statistics would move, those of the copy do.
+            swap: other tensors for some parameters. The rest are detached, and buffers are copied, for
+                networks that write to them.
         """
-        moving = {
-            buffer: buffer.clone()
-            for module in self.modules()
-            if module.training
-            for buffer in module._buffers.values()
-            if buffer is not None
-        }
-        copy = replicate(
-            self._shell, {**{p: p.detach() for p in self.parameters()}, **moving, **(swap or {})}
-        )
+        tensors = {p: p.detach() for p in self.parameters()} | {b: b.clone() for b in self.buffers()}
+        copy = replicate(self._shell, {**tensors, **(swap or {})})
         copy.training = self.training
+        if not self._proven:
+            self._prove(copy)
         return copy
+
+    def _prove(self, copy: nn.Module) -> None:
+        """Once, warn if the forward of a copy calls none of its layers: then others were called."""
+        called: list[nn.Module] = []
+        hooks = [
+            layer.register_forward_pre_hook(lambda layer, _: called.append(layer))
+            for layer in copy.modules()
+            if layer is not copy
+        ]
+
+        def conclude(module: nn.Module, args: object, output: object) -> None:
+            for hook in hooks:
+                hook.remove()
+            if hooks and not called:
+                warnings.warn(
+                    f"no layer of the copy of {type(self.wrapped).__name__} was called: if its forward is a "
+                    "lambda or a closure, that holds the layers of the original, which are not pruned",
+                    stacklevel=2,
+                )
+
+        self._proven = True
+        copy.register_forward_hook(conclude)
+
+    def train(self, mode: bool = True) -> Self:
+        """As the network's own `train` does, but not on the network."""
+        self._shell.train(mode)
+        self.training = self._shell.training
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Nothing: gradients never reach parameters, and those the network has are its own."""
 
     @property
     def device(self) -> torch.device:
@@ -92,13 +121,26 @@ class Surrogate(nn.Module):
         return own if own is not None else next(self.parameters()).device
 
     def __getattr__(self, name: str) -> Any:
-        """What the surrogate does not have, the wrapped network has."""
+        """What the surrogate does not have, the wrapped network has, but for what Python asks of a class."""
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name in ("wrapped", "_shell"):  # while it is being copied
+            if name.startswith("__") or "wrapped" not in vars(self):  # it may just be being copied
                 raise
             return getattr(self.wrapped, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What the surrogate has of its own is set there, even if the network has something of that name."""
+        if name in vars(self) or isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+
+def wants_gradient(*values: Any) -> bool:
+    """Whether a gradient is being asked for of any tensor in these, or in lists, tuples or dicts of them."""
+    leaves = tree_leaves(values) if torch.is_grad_enabled() else ()
+    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves)
 
 
 def _check_model(model: nn.Module) -> None:
@@ -107,6 +149,8 @@ def _check_model(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
             raise ValueError(f"{name or 'model'} is compiled: make a surrogate of the network before that")
+        if isinstance(module, Surrogate):
+            raise ValueError(f"{name or 'model'} is a surrogate already: wrap the network that it wraps")
         if PrunedWeight.on(module):
             raise ValueError(f"{name or 'model'} is pruned already: prunus.restore(model) first")
 
@@ -142,7 +186,7 @@ class Diversified(Surrogate):
     Attributes:
         wrapped: the network.
         masks: the masks drawn last, True = keep; None before the first draw.
-        draws: how many were drawn. Set it to go on from there.
+        draws: how many were drawn. Set to n, the next are masks number n + 1.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -158,6 +202,16 @@ class Diversified(Surrogate):
         >>> surrogate.draws, torch.equal(surrogate(x), net(x)), torch.equal(surrogate(x.detach()), net(x))
         (3, False, True)
     """
+
+    masks: Masks | None
+    _draws: int
+    _used: int
+    _every: int
+    _predicts_pruned: bool
+    _passes: str
+    _p_bern: float
+    _seed: int
+    _candidates: Candidates
 
     def __init__(
         self,
@@ -176,20 +230,34 @@ class Diversified(Surrogate):
         choose("passes", passes, PASSES)
         if "generator" in choice:
             raise TypeError("a surrogate draws from its own generator: give seed in place of generator")
-        if not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seed must be a whole number from 0, got {seed!r}")
-        self._every = _interval(redraw)
-        self._predicts_pruned = choose("predict", predict, {"unpruned": False, "pruned": True})
-        self._passes, self._p_bern, self._seed = passes, p_bern, seed
+        seed = check_whole("seed", seed)
         choice["generator"] = stream(seed)
-        [self._candidates] = rank(model, **choice).candidates([p_prune])
-        self.masks: Masks | None = None
-        self.draws = self._used = 0
+        [candidates] = rank(model, **choice).candidates([p_prune])
+        vars(self).update(
+            masks=None,
+            _draws=0,
+            _used=0,  # gradients asked for under the present masks
+            _every=_interval(redraw),
+            _predicts_pruned=choose("predict", predict, {"unpruned": False, "pruned": True}),
+            _passes=passes,
+            _p_bern=p_bern,
+            _seed=seed,
+            _candidates=candidates,
+        )
+
+    @property
+    def draws(self) -> int:
+        """How many masks were drawn."""
+        return self._draws
+
+    @draws.setter
+    def draws(self, number: int) -> None:
+        self._draws, self.masks = check_whole("draws", number), None
 
     def redraw(self) -> Masks:
         """Draw the next masks now."""
-        self.draws, self._used = self.draws + 1, 0
-        self.masks = self._draw(self.draws)
+        self._draws, self._used = self._draws + 1, 0
+        self.masks = self._draw(self._draws)
         return self.masks
 
     def _draw(self, number: int) -> Masks:
@@ -225,8 +293,6 @@ class Diversified(Surrogate):
 
 def _interval(redraw: str | int) -> int:
     """How many forwards share a mask; 0 for all of them."""
-    if isinstance(redraw, int) and not isinstance(redraw, bool) and redraw > 0:
-        return redraw
     if isinstance(redraw, str):
         return choose("redraw", redraw, {"forward": 1, "manual": 0})
-    raise ValueError(f"redraw must be forward, manual or a whole number from 1; got {redraw!r}")
+    return check_whole("redraw", redraw, least=1)
