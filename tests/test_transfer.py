@@ -26,7 +26,7 @@ from prunus.cli import main
 from prunus.methods import Build, Ghost, Method, methods
 from prunus.networks import load_network
 from prunus.pixels import Normalized, normalization, own_size, round_within
-from prunus.transfer_results import TransferRow, gain, mcnemar, summary_lines, wilson
+from prunus.transfer_results import TransferRow, gain, summary_lines, wilson
 from tests.conftest import small_net
 from tests.test_frameworks import everything, labels_of, same
 
@@ -188,7 +188,7 @@ def test_statistics_are_of_images_and_not_of_seeds() -> None:
     assert lines["dwp"]["rate"] == pytest.approx(25 / 30, abs=1e-6)
     assert lines["dwp"]["seeds"] == 3
     assert lines["dwp"]["minus_plain"] == pytest.approx(25 / 30 - 0.3)
-    # By most seeds, six images are fooled by dwp alone and one by plain alone
+    # Seeds 0 and 2: six images are fooled by dwp alone and one by plain alone; seed 1: seven and one
     assert lines["dwp"]["plain_mcnemar_p"] == pytest.approx(2 * (1 + 7) / 2**7)
     assert lines["dwp"]["minus_random"] == ""
     # Wilson 1927: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
@@ -197,8 +197,28 @@ def test_statistics_are_of_images_and_not_of_seeds() -> None:
     assert wilson(8, 10) == pytest.approx(
         ((middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n))
     )
-    assert mcnemar(np.ones(4), np.ones(4)) == 1
-    assert gain(np.ones(4), np.zeros(4)) == (1, 1, 1)
+    assert wilson(7.5, 10)[0] == pytest.approx((wilson(7, 10)[0] + wilson(8, 10)[0]) / 2, abs=0.002)
+    # Bonett and Price 2012: with b and c discordant images of n, (b+1, c+1) of n+2
+    b, c, n = 3 / 6, 1 / 6, 6
+    reach = 1.959964 * ((b + c - (b - c) ** 2) / n) ** 0.5
+    assert gain(np.array([1, 1, 1, 1]), np.array([0, 0, 1, 1])) == pytest.approx(
+        (0.5, b - c - reach, b - c + reach)
+    )
+    low, high = gain(np.ones(9), np.ones(9))[1:]
+    assert low == pytest.approx(-high)
+    assert high > 0.1
+
+
+def test_many_rare_successes_are_not_fewer() -> None:
+    """Each seed fools other images: the sum over seeds is what counts."""
+    plain = row([1, 1] + [0] * 28)
+    seeds = [
+        row([int(start <= place < start + 10) for place in range(30)], method="dwp", strength=0.5, seed=seed)
+        for seed, start in enumerate((0, 10, 20))
+    ]
+    [line] = [line for line in summary_lines([plain, *seeds]) if line["method"] == "dwp"]
+    assert line["plain_low"] > 0
+    assert line["plain_mcnemar_p"] == pytest.approx(summary_lines([plain, seeds[1]])[1]["plain_mcnemar_p"])
 
 
 SMALL = ["transfer", "--methods", "plain,dwp:0.5,mup", "--images", "30", "--steps", "4", "--seed", "0,1"]
@@ -394,9 +414,9 @@ def test_the_layout_of_the_competition(tmp_path: Path) -> None:
 )
 def test_attacks_by_name_and_the_gradients_they_took(attack: str, gradients: int, tmp_path: Path) -> None:
     command = (
-        f"transfer -s digits:residual --methods plain,dwp,ghost --images 8 --steps 2 --seed 0 -o {tmp_path}"
+        "transfer -s digits:residual --methods plain,dwp,ghost --images 8 --steps 2 --seed 0 --eps 16/255"
     )
-    assert main([*command.split(), "--amp", "--attack", *attack.split()]) == 0
+    assert main([*command.split(), "--amp", "-o", str(tmp_path), "--attack", *attack.split()]) == 0
     assert {float(found["linf_255"]) for found in rows_of(tmp_path)} <= {float(level) for level in range(17)}
     assert {int(found["gradients"]) for found in rows_of(tmp_path)} == {gradients}
 
@@ -429,6 +449,12 @@ def test_the_published_protocol_on_synthetic_images(tmp_path: Path) -> None:
         (["--attack", "torchattacks:PGD", "--loss", "ce"], 2, "PGD of torchattacks has a loss of its own"),
         (["--eps", "300/255"], 2, "is not in (0, 1]"),
         (["--eps", "big"], 2, "is not a number such as 8/255"),
+        (["--eps", "0.5/255"], 2, "the least is 1/255"),
+        (["--step", "1/255,2/255"], 2, "expected one number, got '1/255,2/255'"),
+        (["--seed", "-1"], 1, "seed must be a whole number from 0, got -1"),
+        (["--steps", "5"], 1, "steps must be a multiple of 2 for mup:0.15"),
+        (["--methods", "dwp:abc"], 1, "'dwp:abc' is not dwp:P or dwp:FIRST:LAST:STEP"),
+        (["--methods", "ghost:1"], 1, "rate must be below 1"),
         (["-s", "digits:plain", "-t", "resnet18", "--weights", "none"], 1, "and the other networks do not"),
         (["-s", "resnet18", "--weights", "none"], 1, "--data DIR with DIR/val/<class>/* or DIR/images.csv"),
     ],
@@ -438,3 +464,59 @@ def test_wrong_arguments_are_named(
 ) -> None:
     assert main(["transfer", "--images", "4", "-o", str(tmp_path / "results"), *arguments]) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("id0,2,2", "line 2: TrueLabel and TargetClass must differ and count from 1, got 2 and 2"),
+        ("id0,0,2", "must differ and count from 1, got 0 and 2"),
+        ("id0,cat,2", "line 2: TrueLabel and TargetClass must be numbers"),
+        ("id0,1", "line 2: TrueLabel and TargetClass must be numbers"),
+        ("id0,1,9", "TargetClass 9 is none of 5 classes"),
+    ],
+)
+def test_labels_that_cannot_be(
+    line: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nets = tmp_path / "nets.py"
+    nets.write_text(NETS)
+    competition(tmp_path / "data", load_network(f"{nets}:one").model, 1)
+    (tmp_path / "data" / "images.csv").write_text(f"ImageId,TrueLabel,TargetClass\n{line}\n", "utf-8-sig")
+    command = f"transfer --data {tmp_path}/data -s {nets}:one --methods plain -j 0 -o {tmp_path}/results"
+    assert main(command.split()) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_other_labels_and_targets_are_other_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nets = tmp_path / "nets.py"
+    nets.write_text(NETS)
+    competition(tmp_path / "data", load_network(f"{nets}:one").model, 6)
+    command = (
+        f"transfer --data {tmp_path}/data -s {nets}:one --methods plain -j 0 --steps 1 -o {tmp_path}/results"
+    )
+    assert main([*command.split(), "-t", f"{nets}:one,{nets}:two"]) == 0
+    assert main([*command.split(), "-t", f"{nets}:two,{nets}:one"]) == 1
+    assert "targets was ['one', 'two'], now ['two', 'one']" in capsys.readouterr().err
+    table = tmp_path / "data" / "images.csv"
+    rows = list(csv.DictReader(table.open()))
+    changed = [f"{r['ImageId']},{r['TrueLabel']},{int(r['TrueLabel']) % 5 + 1}" for r in rows]
+    table.write_text("\n".join(["ImageId,TrueLabel,TargetClass", *changed]))
+    (tmp_path / "data" / "images" / "id3.png").write_bytes(b"junk")
+    assert main([*command.split(), "-t", f"{nets}:one,{nets}:two", "--skip-bad-images"]) == 1
+    said = capsys.readouterr().err
+    assert "images attacked was" in said
+    assert said.count("skipped unreadable image") == 1
+
+
+def test_networks_of_other_classes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nets = tmp_path / "nets.py"
+    nets.write_text(NETS + "\n\ndef wide():\n    return nn.Sequential(nn.Flatten(), nn.Linear(1200, 7))\n")
+    for name in "abcde":
+        (tmp_path / "data" / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / "data" / "val" / name / "0.png")
+    command = f"transfer --data {tmp_path}/data -s {nets}:one -t {nets}:wide -j 0 -o {tmp_path}/results"
+    assert main(command.split()) == 1
+    assert "must have the same number of classes, got one 5, wide 7" in capsys.readouterr().err

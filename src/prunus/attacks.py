@@ -43,7 +43,7 @@ class Iterative:
 
     Args:
         eps: largest change of a pixel; pixels are in [0, 1].
-        step: change of a pixel in one step; default eps/4.
+        step: change of a pixel in one step; default eps/4, or eps/steps where there are fewer than four.
         steps: how many.
         loss: one value an image.
         momentum: of the gradients, each divided by its mean absolute value (MI, Dong et al. 2018,
@@ -91,7 +91,7 @@ class Iterative:
             targeted: whether `labels` are what the network shall answer.
             generator: on the CPU, of DI's sizes and places; default the global one.
         """
-        step = self.eps / 4 if self.step is None else self.step
+        step = self.eps / min(4, self.steps) if self.step is None else self.step
         sign = -1.0 if targeted else 1.0
         adversarial, velocity = images.detach(), torch.zeros_like(images)
         for _ in range(self.steps):
@@ -185,6 +185,6 @@ class FromTorchattacks:
         known = inspect.signature(kind).parameters
         if "eps" not in known:
             raise ValueError(f"torchattacks.{self.name} takes no eps: it cannot be compared at one")
-        step = self.eps / 4 if self.step is None else self.step
+        step = self.eps / min(4, self.steps) if self.step is None else self.step
         wanted = {"eps": self.eps, "alpha": step, "steps": self.steps}
         return kind(model, **{name: value for name, value in wanted.items() if name in known})

@@ -182,13 +182,13 @@ def _dataset(network: Network, source: Source, train: bool) -> tuple[Dataset[Exa
         return TensorDataset(*digits.load_images(train)), 0  # type: ignore[return-value]
     if source.dummy:
         size = source.size or 224
-        classes = _classes_of(network, torch.zeros(3, size, size))
+        classes = classes_of(network, torch.zeros(3, size, size))
         fake = need("torchvision.datasets", "eval").FakeData
         return fake(SYNTHETIC, (3, size, size), classes, network.transform), source.workers
     if source.data is None:
         raise ValueError(f"{network.name} needs images: --data DIR with DIR/val/<class>/*, or --dummy")
     folder = ImageFolder(source.data / ("train" if train else "val"), network.transform)
-    classes = _classes_of(network, folder.first_image())
+    classes = classes_of(network, folder.first_image())
     if classes != folder.classes:
         raise ValueError(
             f"{source.data} has {folder.classes} class folders, but {network.name} tells {classes} apart"
@@ -196,7 +196,7 @@ def _dataset(network: Network, source: Source, train: bool) -> tuple[Dataset[Exa
     return folder, source.workers
 
 
-def _classes_of(network: Network, image: Tensor) -> int:
+def classes_of(network: Network, image: Tensor) -> int:
     """The number of classes the network tells apart, found by running it."""
     try:
         with torch.no_grad():

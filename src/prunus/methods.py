@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import InvalidOperation
 from typing import Any
 
 from torch import Tensor, nn
@@ -159,6 +160,9 @@ def methods(names: Sequence[str]) -> list[Method]:
         default = choose("methods", kind, KINDS).strength
         if given and default is None:
             raise ValueError(f"methods: {kind} has no strength, got {name!r}")
-        strengths = [check_fraction(kind, float(p)) for p in spread(given)] if given else [default]
+        try:
+            strengths = [check_fraction(kind, float(p)) for p in spread(given)] if given else [default]
+        except InvalidOperation:
+            raise ValueError(f"methods: {name!r} is not {kind}:P or {kind}:FIRST:LAST:STEP") from None
         found += [Method(kind, strength) for strength in strengths]
     return list(dict.fromkeys(found))

@@ -98,7 +98,7 @@ class MUP(Surrogate):
             raise ValueError(
                 f"labels must be one for each of {len(x)} images, got shape {tuple(labels.shape)}"
             )
-        weights = {name: _row_major(self.get_parameter(name).detach()) for name in self._groupings}
+        weights = {name: _row_major(self._shell.get_parameter(name).detach()) for name in self._groupings}
         by_image = (None, 0, None if labels is None else 0)
         gradients = vmap(grad(self._ranking_loss), by_image, randomness="different")(
             weights, _row_major(x.detach()), labels
@@ -108,7 +108,7 @@ class MUP(Surrogate):
 
     def _answer(self, weights: Weights, image: Tensor) -> Any:
         others: dict[Tensor, Tensor] = {p: _row_major(p.detach()) for p in self.parameters() if p.dim() > 2}
-        copy = self._copy({**others, **{self.get_parameter(name): w for name, w in weights.items()}})
+        copy = self._copy({**others, **{self._shell.get_parameter(name): w for name, w in weights.items()}})
         return copy(image[None])[0]
 
     def _ranking_loss(self, weights: Weights, image: Tensor, label: Tensor | None) -> Tensor:

@@ -233,6 +233,4 @@ def record_of(options: Mapping[str, Any], device: torch.device) -> dict[str, Any
 def show(made: Table) -> None:
     """Print a table, as wide as it is where that is not a terminal."""
     console = Console()
-    if not console.is_terminal:  # a file or a pipe has no width to fit
-        console = Console(width=200)
-    console.print(made)
+    console.print(made, width=max(console.width, console.measure(made).maximum), crop=False, soft_wrap=True)

@@ -279,7 +279,7 @@ class Diversified(Surrogate):
 
     def _run(self, masks: Masks, *args: Any, **kwargs: Any) -> Any:
         if self._passes == "both":
-            weights: dict[str, Tensor] = {name: self.get_parameter(name) for name in masks}
+            weights: dict[str, Tensor] = {name: self._shell.get_parameter(name) for name in masks}
             swap = {
                 weight: StandIn(masks[name].to(weight.device))(weight.detach())
                 for name, weight in weights.items()

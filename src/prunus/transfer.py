@@ -85,8 +85,18 @@ class Transfer:
     rank: Rank = Rank()  # noqa: RUF009
 
     def cells(self) -> list[Cell]:
-        """All there is to do; where nothing is random, one seed is enough."""
+        """All there is to do; where nothing is random, one seed is enough.
+
+        Raises:
+            ValueError: a method cannot take the number of gradients that the others do.
+        """
         random = isinstance(self.attack, FromTorchattacks) or self.attack.diversity > 0
+        for method in self.methods:
+            if self.attack.steps % method.cost:
+                raise ValueError(
+                    f"steps must be a multiple of {method.cost} for {method.name}, which takes {method.cost} "
+                    f"gradients for each that it gives; got {self.attack.steps}"
+                )
         return [
             Cell(network.name, method, eps, targeted, seed)
             for targeted in self.goals
@@ -109,14 +119,13 @@ class Transfer:
         record = {
             **record,
             "networks": {name: network.fingerprint for name, network in networks.items()},
-            "image files": self.source.fingerprint(victims.folder),
-            "attacked": len(victims),
-            "looked at": victims.seen,
+            "images attacked": victims.fingerprint,
         }
         folder = ResultsFolder(output, record, TRANSFER, self.rank.number) if output else None
         rows = list(folder.rows) if folder else []
-        held, cells = {row.key for row in rows}, self.cells()
-        left = self.rank.mine([cell for cell in cells if _key(cell) not in held])
+        held = {row.key for row in rows}
+        # Divided before what is done is left out, or the ranks would not divide the same list
+        left = [cell for cell in self.rank.mine(self.cells()) if _key(cell) not in held]
         with (
             Monitor("cells", len(left), 0) as monitor,
             _images(output if self.keep_images else None) as images,
@@ -188,7 +197,7 @@ class Transfer:
         surrogate = cell.method.build(network.model, self.build, cell.seed)
         normalized = Normalized(surrogate, *normalization(network)).to(self.device)
         attacked, cost = _Attacked(normalized, self.amp).eval(), cell.method.cost
-        steps, generator = max(1, self.attack.steps // cost), stream(cell.seed)
+        steps, generator = self.attack.steps // cost, stream(cell.seed)
         attack = replace(self.attack, eps=cell.eps, steps=steps)
 
         def run(images: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 import torch
 
+from prunus.arguments import check_whole
 from prunus.attacks import LOSSES, FromTorchattacks, Iterative
 from prunus.methods import KINDS, Build, methods
 from prunus.networks import Preprocessing, load_networks
@@ -65,21 +66,31 @@ class Pixels(click.ParamType[Any]):
 
     name = "pixels"
 
+    def __init__(self, several: bool) -> None:
+        self.several = several
+
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """How `--help` shows the value."""
-        return "8/255,…"
+        return "8/255,…" if self.several else "2/255"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A tuple."""
         if not isinstance(value, str):
             return value
         try:
-            numbers = [Fraction(part.strip()) for part in value.split(",")]
+            numbers = [_ratio(part) for part in value.split(",")]
         except (ValueError, ZeroDivisionError):
             self.fail(f"{value!r} is not a number such as 8/255 or 0.03", param, ctx)
+        if len(numbers) > 1 and not self.several:
+            self.fail(f"expected one number, got {value!r}", param, ctx)
         if not all(0 < number <= 1 for number in numbers):
             self.fail(f"{value!r} is not in (0, 1]: pixels are in [0, 1]", param, ctx)
-        return tuple(float(number) for number in dict.fromkeys(numbers))
+        return tuple({f"{255 * number:g}": number for number in numbers}.values())
+
+
+def _ratio(text: str) -> float:
+    above, _, below = text.partition("/")
+    return float(Fraction(above.strip()) / Fraction(below.strip() or 1))
 
 
 def _take_preset(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
@@ -94,7 +105,7 @@ def _take_preset(context: click.Context, parameter: click.Parameter, name: str |
     type=click.Choice(list(PRESETS)),
     is_eager=True,
     callback=_take_preset,
-    help="Settings of a published protocol; options given beside it come first.",
+    help="Settings after a published protocol; options given beside it come first.",
 )
 @click.option(
     "-s",
@@ -116,16 +127,17 @@ def _take_preset(context: click.Context, parameter: click.Parameter, name: str |
 @click.option(
     "--attack",
     default="mi",
-    help="A sum of mi, ni, di, ti and si, such as mi+di+ti, or torchattacks:CLASS.",
+    help="A sum of mi, ni, di, ti and si, such as mi+di+ti (momentum comes with mi and ni), or "
+    "torchattacks:CLASS, of those with an L∞ eps.",
 )
 @click.option("--loss", type=click.Choice(list(LOSSES)), help="What the attack follows.  [default: ce]")
 @click.option(
     "--eps",
-    type=Pixels(),
+    type=Pixels(several=True),
     default="16/255",
     help="Largest change of a pixel; one or several; 48/255 for the built-in digits.",
 )
-@click.option("--step", type=Pixels(), help="Change of a pixel in one step.  [default: eps/4]")
+@click.option("--step", type=Pixels(several=False), help="Change of a pixel in one step.  [default: eps/4]")
 @click.option(
     "--steps",
     type=click.IntRange(1),
@@ -160,10 +172,12 @@ def transfer_command(context: click.Context, /, output: Path, **options: Any) ->
         prunus transfer --data CIFAR -s nets.py:resnet20 -t nets.py:vgg8 --weights resnet20.pth,vgg8.pth \\
             --methods plain,dwp:0.1:0.9:0.2,random:0.1:0.9:0.2 --eps 4/255,8/255 --loss logit
     """
-    if context.get_parameter_source("surrogates") is UNSAID:
+    if all(name.startswith("digits:") for name in (*options["surrogates"], *(options["targets"] or ()))):
         options |= {
             name: value for name, value in OF_DIGITS.items() if context.get_parameter_source(name) is UNSAID
         }
+    if min(options["eps"]) < 1 / 255 - 1e-9:
+        raise click.BadParameter("images have 256 levels: the least is 1/255", param_hint="--eps")
     rank = Rank.here()
     device = rank.device(device_of(options["device"], options["gpu"]))
     targets = options["targets"] or options["surrogates"]
@@ -177,7 +191,7 @@ def transfer_command(context: click.Context, /, output: Path, **options: Any) ->
         attack=_attack(options),
         epsilons=options["eps"],
         goals=[GOALS[goal] for goal in options["goal"]],
-        seeds=options["seed"],
+        seeds=list(dict.fromkeys(check_whole("seed", seed) for seed in options["seed"])),
         source=source_of(options),
         images=options["images"],
         build=Build(

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from prunus.methods import Method
+from prunus.methods import KINDS, Method
 from prunus.report import Layout
 from prunus.transfer_results import (
     Key,
@@ -62,7 +62,7 @@ def transfer_tables(rows: Sequence[TransferRow]) -> Iterator[Table]:
                     *(_rate(summary) if summary else "" for summary in summaries),
                     f"{100 * float(shares.mean()):.1f}" if shares is not None else "",
                     *(_gain(shares, black_box(found, *panel, surrogate, other)) for other in against),
-                    f"{first.rows[0].seconds_per_image:.3f}",
+                    f"{first.seconds_per_image:.3f}",
                 )
         yield made
 
@@ -108,24 +108,54 @@ def heat_map(rows: Sequence[TransferRow]) -> Figure:
 def by_gradients(rows: Sequence[TransferRow]) -> Figure:
     """Mean black-box success of the first seed against gradients taken, before rounding."""
     figure, grid = _grid(rows)
+    seeds, strengths = dict[Method, int](), dict[str, list[float | None]]()
+    for row in sorted(rows, key=TransferRow.order, reverse=True):
+        seeds[Method(row.method, row.strength)] = row.seed
+    for method in sorted(seeds, key=lambda method: method.strength or 0):
+        strengths.setdefault(method.kind, []).append(method.strength)
     for axes, panel, surrogate in grid:
         curves: dict[Method, dict[int, list[float]]] = {}
         for row in rows:
+            method = Method(row.method, row.strength)
             here = (row.targeted, row.eps) == panel and row.surrogate == surrogate != row.target
-            if here and row.seed == rows[0].seed:
-                curve = curves.setdefault(Method(row.method, row.strength), {})
+            if here and row.seed == seeds[method]:
+                curve = curves.setdefault(method, {})
                 for at, count in row.curve.items():
                     curve.setdefault(at, []).append(100 * count / row.images)
-        for index, (method, curve) in enumerate(curves.items()):
+        for method, curve in curves.items():
             points = sorted(curve)
             style: dict[str, Any] = {
-                "color": f"C{index % 10}",
-                "linestyle": ("-", "--", ":", "-.")[index // 10 % 4],
+                "color": _colour(method.kind),
+                "marker": "o",
+                "markersize": 2,
+                "linewidth": 1,
             }
+            nth = strengths[method.kind].index(method.strength)
             means = [np.mean(curve[at]) for at in points]
-            axes.plot(points, means, marker="o", markersize=2, linewidth=1, label=method.name, **style)
-        axes.set_xscale("log")
-        _finish(axes, "gradients an image")
+            line = ("-", "--", ":", "-.")[nth % 4]
+            axes.plot(points, means, linestyle=line, label=method.name, **style)
+        axes.set_xlabel("gradients an image", fontsize=8)
+    return _with_legend(figure)
+
+
+def _colour(kind: str) -> str:
+    """The same in every figure."""
+    return "black" if kind == PLAIN.kind else f"C{list(KINDS).index(kind)}"
+
+
+def _with_legend(figure: Figure) -> Figure:
+    """One legend for all panels, below them."""
+    entries = {
+        label: handle
+        for axes in figure.axes
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    for axes in figure.axes:
+        axes.set_ylim(bottom=0)
+    if entries:  # there are targets other than the surrogate
+        figure.legend(
+            entries.values(), entries, loc="outside lower center", ncols=6, frameon=False, fontsize=7
+        )
     return figure
 
 
@@ -136,7 +166,7 @@ def by_strength(rows: Sequence[TransferRow]) -> Figure:
     methods = sorted({key.method for key in found}, key=lambda method: (method.kind, method.strength or 0))
     kinds = list(dict.fromkeys(method.kind for method in methods))
     for axes, panel, surrogate in grid:
-        for index, kind in enumerate(kinds):
+        for kind in kinds:
             points = []
             for method in methods:
                 shares = black_box(found, *panel, surrogate, method) if method.kind == kind else None
@@ -147,15 +177,15 @@ def by_strength(rows: Sequence[TransferRow]) -> Figure:
                 axes.axhline(points[0][1], color="black", linewidth=1, label=kind)
             elif points:
                 style: dict[str, Any] = {
-                    "color": f"C{index % 10}",
+                    "color": _colour(kind),
                     "marker": "o",
                     "markersize": 3,
                     "linewidth": 1,
                 }
                 x, y, reach = zip(*points, strict=True)
                 axes.errorbar(x, y, reach, label=kind, **style)
-        _finish(axes, "fraction pruned (p_prune) or dropped")
-    return figure
+        axes.set_xlabel("fraction pruned (p_prune) or dropped", fontsize=8)
+    return _with_legend(figure)
 
 
 def _grid(rows: Sequence[TransferRow]) -> tuple[Figure, list[tuple[Axes, Panel, str]]]:
@@ -163,7 +193,7 @@ def _grid(rows: Sequence[TransferRow]) -> tuple[Figure, list[tuple[Axes, Panel, 
     surrogates, places = list(dict.fromkeys(row.surrogate for row in rows)), panels(rows)
     size = (1 + 3 * len(surrogates), 0.6 + 2.6 * len(places))
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(len(places), len(surrogates), squeeze=False)
+    grid = figure.subplots(len(places), len(surrogates), squeeze=False, sharey="row")
     cells = [
         (grid[line][column], panel, surrogate)
         for line, panel in enumerate(places)
@@ -176,14 +206,6 @@ def _grid(rows: Sequence[TransferRow]) -> tuple[Figure, list[tuple[Axes, Panel, 
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     return figure, cells
-
-
-def _finish(axes: Axes, label: str) -> None:
-    """What can be said when all is drawn."""
-    axes.set_xlabel(label, fontsize=8)
-    axes.set_ylim(bottom=0)
-    if axes.get_legend_handles_labels()[0]:  # with targets other than the surrogate
-        axes.legend(frameon=False, fontsize=6)
 
 
 TRANSFER = Layout(

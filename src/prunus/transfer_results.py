@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.stats import binomtest
 
 from prunus.methods import KINDS, Method
 
+Z = 1.959964  # of a 95% interval
 Shares: TypeAlias = NDArray[np.float64]  # one number in [0, 1] an image
 
 
@@ -125,6 +127,15 @@ class Summary:
     key: Key
     rows: Sequence[TransferRow]
 
+    def of_seed(self, seed: int) -> TransferRow:
+        """The row of this seed, or the first, where there is no such."""
+        return next((row for row in self.rows if row.seed == seed), self.rows[0])
+
+    @property
+    def seconds_per_image(self) -> float:
+        """Median over seeds."""
+        return float(np.median([row.seconds_per_image for row in self.rows]))
+
     @property
     def images(self) -> int:
         """How many were attacked, by each seed."""
@@ -151,42 +162,46 @@ def goal_of(targeted: bool) -> str:
 
 
 def wilson(success: float, count: int) -> tuple[float, float]:
-    """95% interval of a rate (Wilson 1927). Seeds share their images, so it is images that count.
+    """95% interval of a rate (Wilson 1927, without correction for continuity).
+
+    Seeds share their images, so it is images that count, and `success`, a mean over seeds, may be a fraction.
 
     Example:
         >>> [round(end, 3) for end in wilson(5, 10)]
         [0.237, 0.763]
     """
-    interval = binomtest(round(success), count).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+    rate, z2 = success / count, Z**2
+    middle = rate + z2 / (2 * count)
+    reach = Z * math.sqrt(rate * (1 - rate) / count + z2 / (4 * count**2))
+    low, high = ((middle + side * reach) / (1 + z2 / count) for side in (-1, 1))
+    return max(0.0, low), min(1.0, high)
 
 
-def mcnemar(first: Shares, second: Shares) -> float:
-    """Exact McNemar p-value: do the two fool equally many images?
+def mcnemar(first: Summary, second: Summary) -> float:
+    """Exact McNemar p-value (two-sided): do the two fool equally many images?
 
-    An image counts once, as fooled if most seeds fool it. 1 where no image tells the two apart.
-
-    Example:
-        >>> mcnemar(np.array([1, 1, 1, 1, 1, 1]), np.array([0, 0, 0, 0, 0, 0]))
-        0.03125
+    Seed against seed, or against the only one there is; the largest p-value of all seeds, so that several
+    seeds make nothing significant. 1 where no image tells the two apart.
     """
-    only_first = int(((first > 0.5) & ~(second > 0.5)).sum())
-    only_second = int(((second > 0.5) & ~(first > 0.5)).sum())
-    differ = only_first + only_second
-    return float(binomtest(only_first, differ).pvalue) if differ else 1.0
+    pairs = [(one.hits > 0, second.of_seed(one.seed).hits > 0) for one in first.rows]
+    only = [(int((one & ~other).sum()), int((other & ~one).sum())) for one, other in pairs]
+    return max(float(binomtest(a, a + b).pvalue) if a + b else 1.0 for a, b in only)
 
 
 def gain(first: Shares, second: Shares) -> tuple[float, float, float]:
-    """First rate minus second, and its 95% interval: normal, over the paired differences of images.
+    """First rate minus second, and its 95% interval over the paired differences of images.
+
+    The interval is that of Bonett and Price (2012): normal, after one image was added that only the first
+    fools and one that only the second does, so that few images never give a narrow interval.
 
     Example:
         >>> [round(number, 2) for number in gain(np.array([1, 1, 0, 1]), np.array([0, 1, 0, 1]))]
-        [0.25, -0.24, 0.74]
+        [0.25, -0.38, 0.71]
     """
     paired = first - second
-    mean = float(paired.mean())
-    reach = 1.96 * float(paired.std(ddof=1)) / len(paired) ** 0.5 if len(paired) > 1 else math.inf
-    return mean, mean - reach, mean + reach
+    added = np.append(paired, [1, -1])
+    middle, reach = float(added.mean()), Z * float(added.std()) / len(added) ** 0.5
+    return float(paired.mean()), max(-1.0, middle - reach), min(1.0, middle + reach)
 
 
 def summarize(rows: Sequence[TransferRow]) -> Summaries:
@@ -233,8 +248,9 @@ def summary_lines(rows: Sequence[TransferRow]) -> list[dict[str, Any]]:
         }
         for name, other in (("plain", Method("plain", None)), ("random", key.method.control)):
             against = found.get(replace(key, method=other)) if other and other != key.method else None
-            numbers = gain(summary.share, against.share) if against else ("", "", "")
-            line |= dict(zip((f"minus_{name}", f"{name}_low", f"{name}_high"), numbers, strict=True))
-            line[f"{name}_mcnemar_p"] = mcnemar(summary.share, against.share) if against else ""
+            numbers = gain(summary.share, against.share) if against else ()
+            columns = (f"minus_{name}", f"{name}_low", f"{name}_high")
+            line |= dict(zip_longest(columns, (round(number, 6) for number in numbers), fillvalue=""))
+            line[f"{name}_mcnemar_p"] = mcnemar(summary, against) if against else ""
         lines.append(line)
     return lines

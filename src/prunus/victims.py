@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from prunus.data import SYNTHETIC, ImageFolder, Images, Source, open_images
+from prunus.data import SYNTHETIC, ImageFolder, Images, Source, classes_of, open_images
 from prunus.extras import need
 from prunus.networks import Network, Preprocessing
 from prunus.pixels import own_size
@@ -27,17 +29,23 @@ class Victims:
         labels: their classes, which every network answers.
         targets: for targeted attacks, another class for each.
         seen: how many images were looked at until there were enough.
-        folder: of the source, that holds their files.
     """
 
     images: Tensor
     labels: Tensor
     targets: Tensor
     seen: int
-    folder: str
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over images, labels and targets."""
+        digest = hashlib.sha256()
+        for tensor in ((255 * self.images).byte(), self.labels, self.targets):
+            digest.update(f"{tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 class Nips2017(Dataset[Any]):
@@ -47,25 +55,39 @@ class Nips2017(Dataset[Any]):
     """
 
     def __init__(self, root: Path, transform: Any) -> None:
-        with (root / "images.csv").open(newline="") as file:
+        table = root / "images.csv"
+        with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
         missing = {"ImageId", "TrueLabel", "TargetClass"} - set(rows[0] if rows else ())
         if missing:
-            raise ValueError(f"{root / 'images.csv'} has no rows, or no column {min(missing)}")
-        self.rows, self.root, self.transform = rows, root, transform
+            raise ValueError(f"{table} has no rows, or no column {min(missing)}")
+        self.examples: list[tuple[Path, int, int]] = []
+        for number, row in enumerate(rows, 2):
+            try:
+                label, target = int(row["TrueLabel"]) - 1, int(row["TargetClass"]) - 1
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"{table}, line {number}: TrueLabel and TargetClass must be numbers"
+                ) from None
+            if label == target or min(label, target) < 0:
+                raise ValueError(
+                    f"{table}, line {number}: TrueLabel and TargetClass must differ and count from 1, "
+                    f"got {label + 1} and {target + 1}"
+                )
+            self.examples.append((root / "images" / f"{row['ImageId']}.png", label, target))
+        self.transform = transform
         self.load = need("torchvision.datasets.folder", "eval").default_loader
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.examples)
 
     def __getitem__(self, index: int) -> Any:
-        row = self.rows[index]
-        path = self.root / "images" / f"{row['ImageId']}.png"
+        path, label, target = self.examples[index]
         try:
             image = self.load(str(path))
         except Exception as error:  # Pillow raises many kinds
             return f"{path} ({type(error).__name__}: {error})"
-        return self.transform(image), int(row["TrueLabel"]) - 1, int(row["TargetClass"]) - 1
+        return self.transform(image), label, target
 
 
 def find_victims(
@@ -83,10 +105,10 @@ def find_victims(
         count: how many; fewer where there are not as many.
 
     Raises:
-        ValueError: there is none, or the networks read different images.
+        ValueError: there is none, or the networks read different images or tell other classes apart.
     """
     dataset = _dataset(networks, source)
-    total = len(dataset)
+    total, classes = len(dataset), _same_classes(networks, dataset)
     generator = torch.Generator().manual_seed(0)
     order, chances = torch.randperm(total, generator=generator), torch.rand(total, generator=generator)
     images = Images(
@@ -100,7 +122,8 @@ def find_victims(
     for batch, labels, *given in images:
         pixels = (255 * batch).round() / 255
         logits = [predict(model, pixels) for model in models.values()]
-        classes = logits[0].shape[1]
+        if given and given[0].max() >= classes:
+            raise ValueError(f"TargetClass {int(given[0].max()) + 1} is none of {classes} classes")
         labels = logits[0].argmax(1) if source.dummy else labels
         right = torch.stack([each.argmax(1) == labels for each in logits]).all(0) | source.dummy
         other = labels + 1 + (chances[seen : seen + len(labels)] * (classes - 1)).long()
@@ -111,17 +134,33 @@ def find_victims(
         seen += len(labels) if len(places) < left else int(places[-1]) + 1
         if len(places) == left:
             break
+    for bad in images.bad:
+        print(f"skipped unreadable image {bad}", file=sys.stderr)
     columns = [torch.cat(column) for column in zip(*found, strict=True)]
     if not columns or not len(columns[0]):
         raise ValueError(f"none of {seen} images is classified correctly by all of {', '.join(models)}")
-    folder = "images" if isinstance(dataset, Nips2017) else "val"
-    return Victims(columns[0], columns[1], columns[2], seen, folder)
+    return Victims(columns[0], columns[1], columns[2], seen)
+
+
+def _same_classes(networks: Sequence[Network], dataset: Any) -> int:
+    """How many classes all networks tell apart, and the folder has."""
+    example = next((e for e in (dataset[i] for i in range(len(dataset))) if not isinstance(e, str)), None)
+    if example is None:
+        raise ValueError("none of the images can be read")
+    counts = {network.name: classes_of(network, example[0]) for network in networks}
+    if isinstance(dataset, ImageFolder):
+        counts[str(dataset.root)] = dataset.classes
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ValueError(f"networks and images must have the same number of classes, got {told}")
+    return counts[networks[0].name]
 
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor) -> Tensor:
     """Logits on the CPU, without gradients."""
-    logits: Tensor = model(images.to(next(model.parameters()).device))
+    device = next((parameter.device for parameter in model.parameters()), images.device)
+    logits: Tensor = model(images.to(device))
     return logits.float().cpu()
 
 
