@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -41,6 +43,23 @@ def import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def interrupt(command: list[str], sign: signal.Signals) -> int:
+    """The exit code of a command that gets this signal after three lines on standard error."""
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # A job that a shell runs in the background would ignore the interrupt
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stderr is not None
+    for _ in range(3):
+        process.stderr.readline()
+    process.send_signal(sign)
+    return process.wait()
 
 
 def layer_zoo() -> list[nn.Module]:

@@ -19,6 +19,7 @@ import prunus
 from prunus import digits
 from prunus.cli import main
 from prunus.parameters import spread
+from tests.conftest import interrupt
 
 NETS = """
 import torch
@@ -103,19 +104,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "prunus", *SWEEP, "-o", str(broken)]
     counts = []
     for sign, expected in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
-        process = subprocess.Popen(
-            command,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            # A job that a shell runs in the background would ignore the interrupt
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        assert process.stderr is not None
-        for _ in range(3):
-            process.stderr.readline()  # a line a point
-        process.send_signal(sign)
-        assert process.wait() == expected
+        assert interrupt(command, sign) == expected  # after three points
         counts.append(len(json.loads((broken / "results.json").read_text())["points"]))
     assert 3 <= counts[0] < counts[1] < 30
     resumed = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -27,7 +27,7 @@ from prunus.methods import Build, Ghost, Method, methods
 from prunus.networks import load_network
 from prunus.pixels import Normalized, normalization, own_size, round_within
 from prunus.transfer_results import TransferRow, gain, summary_lines, wilson
-from tests.conftest import small_net
+from tests.conftest import interrupt, small_net
 from tests.test_frameworks import everything, labels_of, same
 
 torchattacks = pytest.importorskip("torchattacks")
@@ -295,18 +295,7 @@ def test_an_interrupted_transfer_goes_on_where_it_stopped(whole: Path, tmp_path:
     broken = tmp_path / "broken"
     command = [sys.executable, "-m", "prunus", *SMALL, "-o", str(broken)]
     for sign, expected in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
-        process = subprocess.Popen(
-            command,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        assert process.stderr is not None
-        for _ in range(3):
-            process.stderr.readline()  # a line a cell
-        process.send_signal(sign)
-        assert process.wait() == expected
+        assert interrupt(command, sign) == expected  # after three cells
     assert 6 * 2 <= len(rows_of(broken)) < len(rows_of(whole))
     assert main([*SMALL, "-o", str(broken)]) == 0
     assert judged(broken) == judged(whole)

@@ -196,7 +196,7 @@ def gain(first: Shares, second: Shares) -> tuple[float, float, float]:
 
     Example:
         >>> [round(number, 2) for number in gain(np.array([1, 1, 0, 1]), np.array([0, 1, 0, 1]))]
-        [0.25, -0.38, 0.71]
+        [0.25, -0.38, 0.72]
     """
     paired = first - second
     added = np.append(paired, [1, -1])
