@@ -5,10 +5,11 @@ import signal
 import subprocess
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -96,3 +97,23 @@ def small_net() -> nn.Sequential:
             nn.Flatten(),
             nn.Linear(12, 10),
         )
+
+
+def labels_of(model: nn.Module, images: Tensor) -> Tensor:
+    """What the network predicts: every attack has to work for every image."""
+    with torch.no_grad():
+        return model(images).argmax(1)
+
+
+def everything(model: nn.Module) -> dict[str, Any]:
+    """Values, modes and gradients."""
+    return {
+        "values": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        "modes": [module.training for module in model.modules()],
+        "gradients": [parameter.grad for parameter in model.parameters()],
+    }
+
+
+def same(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    equal = all(torch.equal(value, after["values"][name]) for name, value in before["values"].items())
+    return equal and before["modes"] == after["modes"] and before["gradients"] == after["gradients"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from tests.conftest import small_net
+from tests.conftest import everything, labels_of, same, small_net
 
 torchattacks = pytest.importorskip("torchattacks")
 foolbox = pytest.importorskip("foolbox")
@@ -77,12 +77,6 @@ def images() -> Tensor:
     return (torch.rand(6, 3, 16, 16) * 255).round() / 255
 
 
-def labels_of(model: nn.Module, images: Tensor) -> Tensor:
-    """What the network predicts: every attack has to work for every image."""
-    with torch.no_grad():
-        return model(images).argmax(1)
-
-
 def watched(surrogate: prunus.Diversified) -> list[bytes]:
     """The masks under which gradients are asked for, as they come."""
     seen: list[bytes] = []
@@ -94,20 +88,6 @@ def watched(surrogate: prunus.Diversified) -> list[bytes]:
 
     surrogate.register_forward_hook(see)
     return seen
-
-
-def everything(model: nn.Module) -> dict[str, Any]:
-    """Values, modes and gradients."""
-    return {
-        "values": {name: tensor.clone() for name, tensor in model.state_dict().items()},
-        "modes": [module.training for module in model.modules()],
-        "gradients": [parameter.grad for parameter in model.parameters()],
-    }
-
-
-def same(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    equal = all(torch.equal(value, after["values"][name]) for name, value in before["values"].items())
-    return equal and before["modes"] == after["modes"] and before["gradients"] == after["gradients"]
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "mixed modes"])

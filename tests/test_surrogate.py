@@ -24,8 +24,7 @@ import prunus
 from prunus import digits
 from prunus.mup import keep_rows
 from prunus.surrogate import Surrogate
-from tests.conftest import import_file, small_net
-from tests.test_frameworks import everything, labels_of, same
+from tests.conftest import everything, import_file, labels_of, same, small_net
 
 
 def gradient_of(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor] | None = None) -> Tensor:

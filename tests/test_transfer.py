@@ -27,8 +27,7 @@ from prunus.methods import Build, Ghost, Method, methods
 from prunus.networks import load_network
 from prunus.pixels import Normalized, normalization, own_size, round_within
 from prunus.transfer_results import TransferRow, gain, summary_lines, wilson
-from tests.conftest import interrupt, small_net
-from tests.test_frameworks import everything, labels_of, same
+from tests.conftest import everything, interrupt, labels_of, same, small_net
 
 torchattacks = pytest.importorskip("torchattacks")
 
