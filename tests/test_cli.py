@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 import prunus
 from prunus import digits
+from prunus.arguments import spread
 from prunus.cli import main
-from prunus.parameters import spread
 from tests.conftest import interrupt
 
 NETS = """

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from prunus import digits
 from prunus.attacks import LOSSES, Iterative, diversify
 from prunus.cli import main
-from prunus.methods import Build, Ghost, Method, methods
+from prunus.ghost import Ghost
+from prunus.methods import Build, Method, methods
 from prunus.networks import load_network
 from prunus.pixels import Normalized, normalization, own_size, round_within
 from prunus.transfer_results import TransferRow, gain, summary_lines, wilson
@@ -441,7 +442,7 @@ def test_the_published_protocol_on_synthetic_images(tmp_path: Path) -> None:
         (["--step", "1/255,2/255"], 2, "expected one number, got '1/255,2/255'"),
         (["--seed", "-1"], 1, "seed must be a whole number from 0, got -1"),
         (["--steps", "5"], 1, "steps must be a multiple of 2 for mup:0.15"),
-        (["--methods", "dwp:abc"], 1, "'dwp:abc' is not dwp:P or dwp:FIRST:LAST:STEP"),
+        (["--methods", "dwp:abc"], 1, "'dwp:abc': 'abc' is not a number or a range"),
         (["--methods", "ghost:1"], 1, "rate must be below 1"),
         (["-s", "digits:plain", "-t", "resnet18", "--weights", "none"], 1, "and the other networks do not"),
         (["-s", "resnet18", "--weights", "none"], 1, "--data DIR with DIR/val/<class>/* or DIR/images.csv"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from numbers import Integral, Real
 from typing import TypeVar
 
@@ -55,3 +56,31 @@ def choose(argument: str, value: object, table: Mapping[str, T]) -> T:
     if not isinstance(value, str) or value not in table:
         raise ValueError(f"{argument} must be one of {', '.join(table)}; got {value!r}")
     return table[value]
+
+
+def spread(text: str) -> Sequence[Decimal]:
+    """The numbers of "0.3" or of "FIRST:LAST:STEP".
+
+    In decimals, so that 0:0.7:0.1 holds 0.3 and not 0.30000000000000004.
+
+    Raises:
+        ValueError: not a number, not a range, or LAST is not a whole number of steps after FIRST.
+
+    Example:
+        >>> [float(number) for number in spread("0:0.4:0.2")]
+        [0.0, 0.2, 0.4]
+    """
+    try:
+        parts = [Decimal(part.strip()) for part in text.split(":")]
+    except InvalidOperation:
+        raise ValueError(f"{text!r} is not a number or a range FIRST:LAST:STEP") from None
+    if not all(part.is_finite() for part in parts):
+        raise ValueError(f"{text!r} is not finite")
+    if len(parts) == 1:
+        return parts
+    if len(parts) != 3:
+        raise ValueError(f"{text!r} is not a range FIRST:LAST:STEP")
+    first, last, step = parts
+    if step <= 0 or last < first or (last - first) % step:
+        raise ValueError(f"{text!r}: {last} is not a whole number of steps of {step} after {first}")
+    return [first + index * step for index in range(int((last - first) / step) + 1)]

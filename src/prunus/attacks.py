@@ -38,18 +38,65 @@ LOSSES: dict[str, Loss] = {"ce": cross_entropy, "logit": logit, "margin": margin
 
 
 @dataclass(frozen=True)
-class Iterative:
-    """Steps along the sign of the gradient, MI-FGSM by default.
+class Attack:
+    """What every attack is told.
 
     Args:
         eps: largest change of a pixel; pixels are in [0, 1].
         step: change of a pixel in one step; default eps/4, or eps/steps where there are fewer than four.
         steps: how many.
+    """
+
+    eps: float = 8 / 255
+    step: float | None = None
+    steps: int = 10
+
+    @property
+    def step_size(self) -> float:
+        """`step`, or its default."""
+        return self.eps / min(4, self.steps) if self.step is None else self.step
+
+    @property
+    def stages(self) -> int:
+        """How often `run` gives images."""
+        raise NotImplementedError
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it draws random numbers."""
+        raise NotImplementedError
+
+    def run(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        targeted: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """The images as they become adversarial, at last as they are.
+
+        Args:
+            model: from images in [0, 1] (batch, channels, height, width) to logits (batch, classes).
+            images: in [0, 1].
+            labels: class to move away from, or if `targeted` towards, shape (batch,).
+            targeted: whether `labels` are what the network shall answer.
+            generator: on the CPU, of all that is random; default the global one.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Iterative(Attack):
+    """Steps along the sign of the gradient, MI-FGSM by default.
+
+    Args:
+        eps, step, steps: see `Attack`.
         loss: one value an image.
         momentum: of the gradients, each divided by its mean absolute value (MI, Dong et al. 2018,
             arXiv 1710.06081).
-        nesterov: look ahead along the momentum (NI, Lin et al. 2020, arXiv 1908.06281, section 3.1).
-        scales: average the gradients at x, x/2, … x/2^(scales-1) (SI, the same, section 3.2), one call of the
+        nesterov: look ahead along the momentum (NI, Lin et al. 2020, arXiv 1908.06281).
+        scales: average the gradients at x, x/2, … x/2^(scales-1) (SI, the same paper), one call of the
             network each.
         diversity: chance of enlarging by up to a tenth and padding the images, all of a batch alike, before
             a call (DI, Xie et al. 2019, arXiv 1803.06978); they are scaled back to their size.
@@ -64,15 +111,22 @@ class Iterative:
         True
     """
 
-    eps: float = 8 / 255
-    step: float | None = None
-    steps: int = 10
     loss: Loss = cross_entropy
     momentum: float = 1.0
     nesterov: bool = False
     scales: int = 1
     diversity: float = 0.0
     kernel: int = 1
+
+    @property
+    def stages(self) -> int:
+        """One after every step."""
+        return self.steps
+
+    @property
+    def is_random(self) -> bool:
+        """Whether images are enlarged and padded at random."""
+        return self.diversity > 0
 
     def run(
         self,
@@ -82,16 +136,8 @@ class Iterative:
         targeted: bool = False,
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
-        """The images after every step.
-
-        Args:
-            model: from images in [0, 1] (batch, channels, height, width) to logits (batch, classes).
-            images: in [0, 1].
-            labels: class to move away from, or if `targeted` towards, shape (batch,).
-            targeted: whether `labels` are what the network shall answer.
-            generator: on the CPU, of DI's sizes and places; default the global one.
-        """
-        step = self.eps / min(4, self.steps) if self.step is None else self.step
+        """The images after every step; see `Attack`."""
+        step = self.step_size
         sign = -1.0 if targeted else 1.0
         adversarial, velocity = images.detach(), torch.zeros_like(images)
         for _ in range(self.steps):
@@ -147,14 +193,21 @@ def smooth(gradients: Tensor, side: int) -> Tensor:
     return F.conv2d(gradients, kernel.expand(channels, 1, side, side), padding="same", groups=channels)
 
 
-@dataclass(frozen=True)
-class FromTorchattacks:
-    """An attack of the torchattacks library, by the name of its class; see `Iterative`."""
+@dataclass(frozen=True, kw_only=True)
+class FromTorchattacks(Attack):
+    """An attack of the torchattacks library, by the `name` of its class."""
 
     name: str
-    eps: float
-    step: float | None = None
-    steps: int = 10
+
+    @property
+    def stages(self) -> int:
+        """The library gives its last images only."""
+        return 1
+
+    @property
+    def is_random(self) -> bool:
+        """Most are, and none says so."""
+        return True
 
     def run(
         self,
@@ -164,7 +217,7 @@ class FromTorchattacks:
         targeted: bool = False,
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
-        """The images after the last step.
+        """The images after the last step; see `Attack`.
 
         Raises:
             ValueError: no such attack, or it knows no targets or no eps.
@@ -185,6 +238,5 @@ class FromTorchattacks:
         known = inspect.signature(kind).parameters
         if "eps" not in known:
             raise ValueError(f"torchattacks.{self.name} takes no eps: it cannot be compared at one")
-        step = self.eps / min(4, self.steps) if self.step is None else self.step
-        wanted = {"eps": self.eps, "alpha": step, "steps": self.steps}
+        wanted = {"eps": self.eps, "alpha": self.step_size, "steps": self.steps}
         return kind(model, **{name: value for name, value in wanted.items() if name in known})

@@ -54,17 +54,20 @@ class ImageFolder(Dataset[Example]):
             return f"{path} ({type(error).__name__}: {error})"
         return self.transform(image), label
 
-    def first_image(self) -> Tensor:
-        """The first image that can be read.
 
-        Raises:
-            ValueError: there is none.
-        """
-        for index in range(len(self)):
-            example = self[index]
-            if not isinstance(example, str):
-                return example[0]
-        raise ValueError(f"{self.root}: none of its {len(self)} images can be read")
+def first_image(dataset: Dataset[Any]) -> Tensor:
+    """The first image that can be read.
+
+    Raises:
+        ValueError: there is none.
+    """
+    total: int = len(dataset)  # type: ignore[arg-type]
+    for index in range(total):
+        example = dataset[index]
+        if not isinstance(example, str):
+            image: Tensor = example[0]
+            return image
+    raise ValueError(f"none of the {total} images can be read")
 
 
 class Images:
@@ -188,7 +191,7 @@ def _dataset(network: Network, source: Source, train: bool) -> tuple[Dataset[Exa
     if source.data is None:
         raise ValueError(f"{network.name} needs images: --data DIR with DIR/val/<class>/*, or --dummy")
     folder = ImageFolder(source.data / ("train" if train else "val"), network.transform)
-    classes = classes_of(network, folder.first_image())
+    classes = classes_of(network, first_image(folder))
     if classes != folder.classes:
         raise ValueError(
             f"{source.data} has {folder.classes} class folders, but {network.name} tells {classes} apart"

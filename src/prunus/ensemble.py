@@ -13,7 +13,7 @@ from prunus.surrogate import wants_gradient
 
 
 class Ensemble(nn.Module):
-    """Several networks attacked as one (Dong et al. 2018, arXiv 1710.06081, section 3.4).
+    """Several networks attacked as one (Dong et al. 2018, arXiv 1710.06081).
 
     Args:
         networks: surrogates, each of which redraws by itself, or any modules from the same inputs to

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prunus.criteria import GRADIENT_CRITERIA, fill_gradients
-from prunus.data import Batch, Images, Source, open_images
+from prunus.data import Source, open_images
 from prunus.evaluation import Setting, measure
 from prunus.networks import Network
+from prunus.progress import Monitor
 from prunus.report import SWEEP, ResultsFolder, Row
 from prunus.weights import Layers, Patterns
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,49 +81,3 @@ class Experiment:
             print(f"skipped unreadable image {bad}", file=sys.stderr)
         if images.bad:
             print(f"{network.name}: {len(images.bad)} unreadable images skipped", file=sys.stderr)
-
-
-class Monitor:
-    """Progress on standard error: bars on a terminal, elsewhere one line for each of `what`."""
-
-    def __init__(self, what: str, count: int, done: int) -> None:
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.points = self.bars.add_task(what, total=count, completed=done)
-        self.images = self.bars.add_task("images", total=None)
-
-    def __enter__(self) -> Monitor:
-        self.bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bars.stop()
-
-    def watch(self, images: Images) -> Watched:
-        """The same images, seen passing."""
-        return Watched(images, self)
-
-    def track(self, batches: Iterable[T], images: int, size: Callable[[T], int]) -> Iterator[T]:
-        """The same batches, whose passing moves a bar."""
-        self.bars.reset(self.images, total=images)
-        for batch in batches:
-            yield batch
-            self.bars.advance(self.images, size(batch))
-
-    def done(self, line: str) -> None:
-        """One more."""
-        self.bars.advance(self.points)
-        if self.bars.disable:
-            print(line, file=sys.stderr)
-
-
-@dataclass(frozen=True)
-class Watched:
-    """Images whose passing moves a progress bar."""
-
-    images: Images
-    monitor: Monitor
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.monitor.track(self.images, len(self.images), lambda batch: len(batch[1]))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from prunus.arguments import check_fraction, choose
 from prunus.criteria import CRITERIA, Criterion, Groups
+from prunus.detour import StandIn
 from prunus.granularity import GRANULARITIES, NORMS, Grouping
 from prunus.surrogate import Surrogate
 from prunus.weights import Layers, Patterns, find_weights
@@ -20,7 +21,7 @@ Weights = dict[str, Tensor]
 
 
 class MUP(Surrogate):
-    """Masking Unimportant Parameters (Yang, Yu, Xiao, Luo 2023, arXiv 2304.06908, section 3).
+    """Masking Unimportant Parameters (Yang, Yu, Xiao, Luo 2023, arXiv 2304.06908).
 
     Whenever a gradient with respect to the input is being asked for, one forward and backward pass
     ranks the weights of every layer for each image, the lowest fraction is masked, and the answer is
@@ -124,7 +125,7 @@ class MUP(Surrogate):
             return self._pool(self._criterion(groups))
 
         kept = vmap(grouping.expand)(keep_rows(vmap(scores)(gradients), self._p_prune))
-        return weight * kept.view(torch.int8)
+        return StandIn(kept)(weight)
 
 
 def _row_major(tensor: Tensor) -> Tensor:

@@ -173,7 +173,9 @@ def data_options(output: str | None, batch_size: int = 256) -> Decorator:
         ),
         click.option("--device", help="cuda, cuda:1, mps or cpu.  [default: the first of them there is]"),
         click.option("--gpu", type=click.IntRange(0), help="The same as --device cuda:N."),
-        click.option("--amp", is_flag=True, help="Mixed precision: float16 on CUDA, bfloat16 elsewhere."),
+        click.option(
+            "--amp", is_flag=True, help="Mixed precision: float16 on CUDA (attacks: bfloat16), else bfloat16."
+        ),
         click.option(
             "-o",
             "--output",
@@ -231,6 +233,6 @@ def record_of(options: Mapping[str, Any], device: torch.device) -> dict[str, Any
 
 
 def show(made: Table) -> None:
-    """Print a table, as wide as it is where that is not a terminal."""
+    """Print a table as wide as it is: a cut number would be a wrong one."""
     console = Console()
     console.print(made, width=max(console.width, console.measure(made).maximum), crop=False, soft_wrap=True)

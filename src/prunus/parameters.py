@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from typing import Any
 
 import click
+
+from prunus.arguments import spread
 
 
 class Names(click.ParamType[Any]):
@@ -51,8 +52,6 @@ class Numbers(click.ParamType[Any]):
             return value
         try:
             numbers = [number for part in value.split(",") for number in spread(part)]
-        except InvalidOperation:
-            self.fail(f"{value!r} is not a list of numbers", param, ctx)
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if self.count not in (None, len(numbers)):
@@ -62,26 +61,33 @@ class Numbers(click.ParamType[Any]):
         return tuple(self.kind(number) for number in numbers)
 
 
-def spread(text: str) -> Sequence[Decimal]:
-    """The numbers of "0.3" or of "FIRST:LAST:STEP".
+class Pixels(click.ParamType[Any]):
+    """Changes of a pixel in [0, 1], as 8/255 or 0.03, with commas between several."""
 
-    In decimals, so that 0:0.7:0.1 holds 0.3 and not 0.30000000000000004.
+    name = "pixels"
 
-    Raises:
-        ValueError: not a range, or LAST is not a whole number of steps after FIRST.
+    def __init__(self, several: bool) -> None:
+        self.several = several
 
-    Example:
-        >>> [float(number) for number in spread("0:0.4:0.2")]
-        [0.0, 0.2, 0.4]
-    """
-    parts = [Decimal(part.strip()) for part in text.split(":")]
-    if not all(part.is_finite() for part in parts):
-        raise ValueError(f"{text!r} is not finite")
-    if len(parts) == 1:
-        return parts
-    if len(parts) != 3:
-        raise ValueError(f"{text!r} is not a range FIRST:LAST:STEP")
-    first, last, step = parts
-    if step <= 0 or last < first or (last - first) % step:
-        raise ValueError(f"{text!r}: {last} is not a whole number of steps of {step} after {first}")
-    return [first + index * step for index in range(int((last - first) / step) + 1)]
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How `--help` shows the value."""
+        return "8/255,…" if self.several else "2/255"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A tuple."""
+        if not isinstance(value, str):
+            return value
+        try:
+            numbers = [_ratio(part) for part in value.split(",")]
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r} is not a number such as 8/255 or 0.03", param, ctx)
+        if len(numbers) > 1 and not self.several:
+            self.fail(f"expected one number, got {value!r}", param, ctx)
+        if not all(0 < number <= 1 for number in numbers):
+            self.fail(f"{value!r} is not in (0, 1]: pixels are in [0, 1]", param, ctx)
+        return tuple({f"{255 * number:g}": number for number in numbers}.values())
+
+
+def _ratio(text: str) -> float:
+    above, _, below = text.partition("/")
+    return float(Fraction(above.strip()) / Fraction(below.strip() or 1))

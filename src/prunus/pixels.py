@@ -37,6 +37,14 @@ class Normalized(nn.Module):
         return self.model((images - self.mean) / self.std)
 
 
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits on the CPU, without gradients."""
+    device = next((parameter.device for parameter in model.parameters()), images.device)
+    logits: Tensor = model(images.to(device))
+    return logits.float().cpu()
+
+
 def normalization(network: Network) -> tuple[Tensor, Tensor]:
     """The mean and standard deviation that the preprocessing of a network subtracts and divides by.
 

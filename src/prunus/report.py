@@ -168,7 +168,8 @@ class ResultsFolder(Generic[R]):
 
     def finish(self) -> None:
         """Write all that is made from the rows of all parts: the CSV, and the pictures as PNG and SVG."""
-        self.rows = self._own = self.read()
+        self.rows = self.read()
+        self._own = list(self.rows)
         self._write_json(self.rows)
         for part in self.path.glob("results.part*.json"):
             part.unlink()

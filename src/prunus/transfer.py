@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunus.attacks import FromTorchattacks, Iterative
+from prunus.attacks import Attack
 from prunus.data import Source
-from prunus.experiment import Monitor
 from prunus.methods import Build, Method
 from prunus.mup import MUP
 from prunus.networks import Network
-from prunus.pixels import Normalized, load_png, normalization, round_within, save_png
+from prunus.pixels import Normalized, load_png, normalization, predict, round_within, save_png
+from prunus.progress import Monitor
 from prunus.ranks import Rank
 from prunus.report import ResultsFolder
 from prunus.surrogate import stream
 from prunus.transfer_report import TRANSFER
 from prunus.transfer_results import TransferRow, goal_of
-from prunus.victims import Victims, find_victims, predict
+from prunus.victims import Victims, find_victims
 
 CHECKPOINTS = (1, 2, 5, 10, 20, 50, 100, 200, 300, 500, 1000)
 
@@ -72,7 +72,7 @@ class Transfer:
     surrogates: Sequence[Network]
     targets: Sequence[Network]
     methods: Sequence[Method]
-    attack: Iterative | FromTorchattacks
+    attack: Attack
     epsilons: Sequence[float]
     goals: Sequence[bool]
     seeds: Sequence[int]
@@ -90,7 +90,6 @@ class Transfer:
         Raises:
             ValueError: a method cannot take the number of gradients that the others do.
         """
-        random = isinstance(self.attack, FromTorchattacks) or self.attack.diversity > 0
         for method in self.methods:
             if self.attack.steps % method.cost:
                 raise ValueError(
@@ -103,7 +102,7 @@ class Transfer:
             for eps in self.epsilons
             for network in self.surrogates
             for method in self.methods
-            for seed in (self.seeds if random or method.is_random else self.seeds[:1])
+            for seed in (self.seeds if self.attack.is_random or method.is_random else self.seeds[:1])
         ]
 
     def run(self, output: Path | None, record: Mapping[str, Any]) -> tuple[list[TransferRow], Victims]:
@@ -131,7 +130,7 @@ class Transfer:
             _images(output if self.keep_images else None) as images,
         ):
             for cell in left:
-                made = list(self._judged(cell, models, victims, images / cell.folder, monitor))
+                made = list(self._judged(cell, models, victims, Path(images) / cell.folder, monitor))
                 rows += made
                 if folder:
                     folder.add(*made)
@@ -207,8 +206,7 @@ class Transfer:
             attacked.gradients = 0
             made = attack.run(attacked, images, labels, cell.targeted, generator)
             for step, adversarial in enumerate(made, 1):
-                last = step == steps or isinstance(attack, FromTorchattacks)
-                if last or (step in CHECKPOINTS and cell.seed == self.seeds[0]):
+                if step == attack.stages or (step in CHECKPOINTS and cell.seed == self.seeds[0]):
                     yield attacked.gradients * cost, adversarial.float().cpu()
 
         return run
@@ -228,15 +226,9 @@ class _Attacked(nn.Module):
             return self.model(images)
 
 
-def _images(output: Path | None) -> AbstractContextManager[Path]:
+def _images(output: Path | None) -> AbstractContextManager[str]:
     """Where adversarial images go, for good or until they have been judged."""
-    return nullcontext(output / "images") if output else _temporary()
-
-
-@contextmanager
-def _temporary() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
+    return nullcontext(str(output / "images")) if output else tempfile.TemporaryDirectory()
 
 
 def _key(cell: Cell) -> tuple[Any, ...]:

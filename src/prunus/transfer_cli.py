@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import click
 import torch
 
 from prunus.arguments import check_whole
-from prunus.attacks import LOSSES, FromTorchattacks, Iterative
+from prunus.attacks import LOSSES, Attack, FromTorchattacks, Iterative
 from prunus.methods import KINDS, Build, methods
 from prunus.networks import Preprocessing, load_networks
 from prunus.options import (
@@ -26,15 +25,16 @@ from prunus.options import (
     source_of,
     weights_option,
 )
-from prunus.parameters import Names, Numbers
+from prunus.parameters import Names, Numbers, Pixels
 from prunus.ranks import Rank
 from prunus.transfer import Transfer
 from prunus.transfer_report import transfer_tables
+from prunus.transfer_results import goal_of
 
 CELLS = {"names", "eps", "goal", "seed", "surrogates"}
 UNSAID = click.core.ParameterSource.DEFAULT
 OF_DIGITS: Mapping[str, Any] = {"eps": (48 / 255,), "images": 200, "batch_size": 200}
-GOALS = {"untargeted": False, "targeted": True}
+GOALS = {goal_of(targeted): targeted for targeted in (False, True)}
 PARTS: Mapping[str, Mapping[str, Any]] = {
     "mi": {"momentum": 1.0},
     "ni": {"momentum": 1.0, "nesterov": True},
@@ -43,7 +43,7 @@ PARTS: Mapping[str, Mapping[str, Any]] = {
     "si": {"scales": 5},
 }
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # Wang, Wu, Chen 2022 (arXiv 2208.08677, section 4.1), after Zhao et al. 2021 (arXiv 2012.11207)
+    # Wang, Wu, Chen 2022 (arXiv 2208.08677), after Zhao et al. 2021 (arXiv 2012.11207)
     "targeted-imagenet": {
         "surrogates": "resnet50,densenet121,vgg16_bn,inception_v3",
         "weights": "IMAGENET1K_V1",
@@ -59,38 +59,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "output": "prunus-targeted-imagenet",
     }
 }
-
-
-class Pixels(click.ParamType[Any]):
-    """Changes of a pixel in [0, 1], as 8/255 or 0.03, with commas between several."""
-
-    name = "pixels"
-
-    def __init__(self, several: bool) -> None:
-        self.several = several
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """How `--help` shows the value."""
-        return "8/255,…" if self.several else "2/255"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A tuple."""
-        if not isinstance(value, str):
-            return value
-        try:
-            numbers = [_ratio(part) for part in value.split(",")]
-        except (ValueError, ZeroDivisionError):
-            self.fail(f"{value!r} is not a number such as 8/255 or 0.03", param, ctx)
-        if len(numbers) > 1 and not self.several:
-            self.fail(f"expected one number, got {value!r}", param, ctx)
-        if not all(0 < number <= 1 for number in numbers):
-            self.fail(f"{value!r} is not in (0, 1]: pixels are in [0, 1]", param, ctx)
-        return tuple({f"{255 * number:g}": number for number in numbers}.values())
-
-
-def _ratio(text: str) -> float:
-    above, _, below = text.partition("/")
-    return float(Fraction(above.strip()) / Fraction(below.strip() or 1))
 
 
 def _take_preset(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
@@ -137,7 +105,11 @@ def _take_preset(context: click.Context, parameter: click.Parameter, name: str |
     default="16/255",
     help="Largest change of a pixel; one or several; 48/255 for the built-in digits.",
 )
-@click.option("--step", type=Pixels(several=False), help="Change of a pixel in one step.  [default: eps/4]")
+@click.option(
+    "--step",
+    type=Pixels(several=False),
+    help="Change of a pixel in one step.  [default: eps/4]",
+)
 @click.option(
     "--steps",
     type=click.IntRange(1),
@@ -166,7 +138,7 @@ def transfer_command(context: click.Context, /, output: Path, **options: Any) ->
     \b
     The built-in networks on the built-in digits:
         prunus transfer
-    The published protocol:
+    After the published protocol:
         prunus transfer --preset targeted-imagenet --data NIPS2017
     Networks of your own:
         prunus transfer --data CIFAR -s nets.py:resnet20 -t nets.py:vgg8 --weights resnet20.pth,vgg8.pth \\
@@ -219,14 +191,15 @@ def transfer_command(context: click.Context, /, output: Path, **options: Any) ->
     )
 
 
-def _attack(options: Mapping[str, Any]) -> Iterative | FromTorchattacks:
+def _attack(options: Mapping[str, Any]) -> Attack:
     [step] = options["step"] or [None]
     library, _, name = options["attack"].partition(":")
     if library == "torchattacks" and options["loss"] is not None:
         raise click.BadParameter(f"{name} of torchattacks has a loss of its own", param_hint="--loss")
     if library == "torchattacks":
-        return FromTorchattacks(name, 0.0, step, options["steps"])
-    attack = Iterative(0.0, step, options["steps"], LOSSES[options["loss"] or "ce"], momentum=0.0)
+        return FromTorchattacks(name=name, step=step, steps=options["steps"])
+    loss = LOSSES[options["loss"] or "ce"]
+    attack = Iterative(step=step, steps=options["steps"], loss=loss, momentum=0.0)
     for part in options["attack"].split("+"):
         if part not in PARTS:
             raise click.BadParameter(f"{part!r} is none of {', '.join(PARTS)}", param_hint="--attack")

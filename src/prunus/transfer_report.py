@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from prunus.methods import KINDS, Method
+from prunus.methods import KINDS, PLAIN, Method
 from prunus.report import Layout
 from prunus.transfer_results import (
     Key,
@@ -26,7 +25,6 @@ from prunus.transfer_results import (
 )
 
 Panel = tuple[bool, float]  # targeted, eps
-PLAIN = Method("plain", None)
 
 
 def panels(rows: Sequence[TransferRow]) -> list[Panel]:
@@ -108,32 +106,29 @@ def heat_map(rows: Sequence[TransferRow]) -> Figure:
 def by_gradients(rows: Sequence[TransferRow]) -> Figure:
     """Mean black-box success of the first seed against gradients taken, before rounding."""
     figure, grid = _grid(rows)
-    seeds, strengths = dict[Method, int](), dict[str, list[float | None]]()
-    for row in sorted(rows, key=TransferRow.order, reverse=True):
-        seeds[Method(row.method, row.strength)] = row.seed
-    for method in sorted(seeds, key=lambda method: method.strength or 0):
-        strengths.setdefault(method.kind, []).append(method.strength)
+    found = summarize(rows)
+    methods = sorted({key.method for key in found}, key=lambda method: method.strength or 0)
     for axes, panel, surrogate in grid:
         curves: dict[Method, dict[int, list[float]]] = {}
-        for row in rows:
-            method = Method(row.method, row.strength)
-            here = (row.targeted, row.eps) == panel and row.surrogate == surrogate != row.target
-            if here and row.seed == seeds[method]:
-                curve = curves.setdefault(method, {})
-                for at, count in row.curve.items():
-                    curve.setdefault(at, []).append(100 * count / row.images)
+        for key, summary in found.items():
+            if (key.targeted, key.eps) == panel and key.surrogate == surrogate and not key.white_box:
+                curve = curves.setdefault(key.method, {})
+                for at, count in summary.rows[0].curve.items():
+                    curve.setdefault(at, []).append(100 * count / summary.images)
         for method, curve in curves.items():
             points = sorted(curve)
-            style: dict[str, Any] = {
-                "color": _colour(method.kind),
-                "marker": "o",
-                "markersize": 2,
-                "linewidth": 1,
-            }
-            nth = strengths[method.kind].index(method.strength)
             means = [np.mean(curve[at]) for at in points]
-            line = ("-", "--", ":", "-.")[nth % 4]
-            axes.plot(points, means, linestyle=line, label=method.name, **style)
+            nth = [other for other in methods if other.kind == method.kind].index(method)
+            axes.plot(
+                points,
+                means,
+                color=_colour(method.kind),
+                linestyle=("-", "--", ":", "-.")[nth % 4],
+                linewidth=1,
+                marker="o",
+                markersize=2,
+                label=method.name,
+            )
         axes.set_xlabel("gradients an image", fontsize=8)
     return _with_legend(figure)
 
@@ -171,19 +166,23 @@ def by_strength(rows: Sequence[TransferRow]) -> Figure:
             for method in methods:
                 shares = black_box(found, *panel, surrogate, method) if method.kind == kind else None
                 if shares is not None:
-                    half = 196 * float(shares.std()) / len(shares) ** 0.5
-                    points.append((method.strength, 100 * float(shares.mean()), half))
+                    rate = float(shares.mean())
+                    low, high = wilson(rate * len(shares), len(shares))
+                    points.append((method.strength, 100 * rate, 100 * (rate - low), 100 * (high - rate)))
             if kind == PLAIN.kind and points:
-                axes.axhline(points[0][1], color="black", linewidth=1, label=kind)
+                axes.axhline(points[0][1], color=_colour(kind), linewidth=1, label=kind)
             elif points:
-                style: dict[str, Any] = {
-                    "color": _colour(kind),
-                    "marker": "o",
-                    "markersize": 3,
-                    "linewidth": 1,
-                }
-                x, y, reach = zip(*points, strict=True)
-                axes.errorbar(x, y, reach, label=kind, **style)
+                x, y, below, above = zip(*points, strict=True)
+                axes.errorbar(
+                    x,
+                    y,
+                    (below, above),
+                    color=_colour(kind),
+                    linewidth=1,
+                    marker="o",
+                    markersize=3,
+                    label=kind,
+                )
         axes.set_xlabel("fraction pruned (p_prune) or dropped", fontsize=8)
     return _with_legend(figure)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from prunus.methods import KINDS, Method
+from prunus.methods import KINDS, PLAIN, Method
 
 Z = 1.959964  # of a 95% interval
 Shares: TypeAlias = NDArray[np.float64]  # one number in [0, 1] an image
@@ -246,7 +246,7 @@ def summary_lines(rows: Sequence[TransferRow]) -> list[dict[str, Any]]:
             "wilson_low": round(low, 6),
             "wilson_high": round(high, 6),
         }
-        for name, other in (("plain", Method("plain", None)), ("random", key.method.control)):
+        for name, other in (("plain", PLAIN), ("random", key.method.control)):
             against = found.get(replace(key, method=other)) if other and other != key.method else None
             numbers = gain(summary.share, against.share) if against else ()
             columns = (f"minus_{name}", f"{name}_low", f"{name}_high")

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from prunus.data import SYNTHETIC, ImageFolder, Images, Source, classes_of, open_images
+from prunus.data import SYNTHETIC, ImageFolder, Images, Source, classes_of, first_image, open_images
 from prunus.extras import need
 from prunus.networks import Network, Preprocessing
-from prunus.pixels import own_size
+from prunus.pixels import own_size, predict
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Victims:
     def fingerprint(self) -> str:
         """SHA-256 over images, labels and targets."""
         digest = hashlib.sha256()
-        for tensor in ((255 * self.images).byte(), self.labels, self.targets):
+        for tensor in ((255 * self.images).round().byte(), self.labels, self.targets):
             digest.update(f"{tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -144,24 +144,14 @@ def find_victims(
 
 def _same_classes(networks: Sequence[Network], dataset: Any) -> int:
     """How many classes all networks tell apart, and the folder has."""
-    example = next((e for e in (dataset[i] for i in range(len(dataset))) if not isinstance(e, str)), None)
-    if example is None:
-        raise ValueError("none of the images can be read")
-    counts = {network.name: classes_of(network, example[0]) for network in networks}
+    image = first_image(dataset)
+    counts = {network.name: classes_of(network, image) for network in networks}
     if isinstance(dataset, ImageFolder):
         counts[str(dataset.root)] = dataset.classes
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise ValueError(f"networks and images must have the same number of classes, got {told}")
     return counts[networks[0].name]
-
-
-@torch.no_grad()
-def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits on the CPU, without gradients."""
-    device = next((parameter.device for parameter in model.parameters()), images.device)
-    logits: Tensor = model(images.to(device))
-    return logits.float().cpu()
 
 
 def _dataset(networks: Sequence[Network], source: Source) -> Any:
