@@ -301,24 +301,20 @@ def test_an_interrupted_transfer_goes_on_where_it_stopped(whole: Path, tmp_path:
     assert judged(broken) == judged(whole)
 
 
-def test_two_processes_share_the_work(whole: Path, tmp_path: Path) -> None:
-    output = tmp_path / "shared"
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "prunus",
-    ]
-    done = subprocess.run(
-        [*launch, *SMALL, "-o", str(output)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+def two_processes(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "prunus"]
+    return subprocess.run(
+        [sys.executable, *launch, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_two_processes_share_the_work(whole: Path, tmp_path: Path) -> None:
+    output = tmp_path / "shared"
+    done = two_processes([*SMALL, "-o", str(output)])
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Fooled, in percent of the 30 images") == 1
     assert not list(output.glob("*part*"))
@@ -392,6 +388,31 @@ def test_the_layout_of_the_competition(tmp_path: Path) -> None:
     assert hits > 0
 
 
+LATE = """
+import os, time
+from pathlib import Path
+
+def late():
+    while os.environ.get("RANK") == "1" and not Path(os.environ["FIRST"]).exists():
+        time.sleep(0.1)
+    return net(1)
+"""
+
+
+def test_a_process_that_comes_late_does_its_part(tmp_path: Path) -> None:
+    nets, output = tmp_path / "nets.py", tmp_path / "results"
+    nets.write_text(NETS + LATE)
+    competition(tmp_path / "data", load_network(f"{nets}:late").model, 8)
+    command = [
+        "transfer", "--data", tmp_path / "data", "-s", f"{nets}:late", "--methods", "plain,dwp",
+        "--steps", "2", "--goal", "targeted", "-j", 0, "-o", output,
+    ]  # fmt: skip
+    done = two_processes([str(part) for part in command], FIRST=str(output / "results.json"))
+    assert done.returncode == 0, done.stderr
+    found = sorted((row["method"], row["seed"]) for row in rows_of(output))
+    assert found == [("dwp", "0"), ("dwp", "1"), ("dwp", "2"), ("plain", "0")]
+
+
 @pytest.mark.parametrize(
     ("attack", "gradients"),
     [
@@ -435,6 +456,7 @@ def test_the_published_protocol_on_synthetic_images(tmp_path: Path) -> None:
         (["--attack", "mi+xi"], 2, "'xi' is none of mi, ni, di, ti, si"),
         (["--attack", "torchattacks:Nope"], 1, "torchattacks has no attack 'Nope'"),
         (["--attack", "torchattacks:CW"], 1, "torchattacks.CW takes no eps"),
+        (["--attack", "torchattacks:PGDL2"], 1, "torchattacks.PGDL2 takes eps in L2"),
         (["--attack", "torchattacks:PGD", "--loss", "ce"], 2, "PGD of torchattacks has a loss of its own"),
         (["--eps", "300/255"], 2, "is not in (0, 1]"),
         (["--eps", "big"], 2, "is not a number such as 8/255"),

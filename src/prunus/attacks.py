@@ -220,7 +220,7 @@ class FromTorchattacks(Attack):
         """The images after the last step; see `Attack`.
 
         Raises:
-            ValueError: no such attack, or it knows no targets or no eps.
+            ValueError: no such attack, or it knows no targets, or no eps in L∞.
         """
         attack = self._build(model)
         if targeted:
@@ -238,5 +238,7 @@ class FromTorchattacks(Attack):
         known = inspect.signature(kind).parameters
         if "eps" not in known:
             raise ValueError(f"torchattacks.{self.name} takes no eps: it cannot be compared at one")
+        if self.name.endswith("L2"):  # so the library names them; nothing else in a class tells
+            raise ValueError(f"torchattacks.{self.name} takes eps in L2, and here eps is in L∞")
         wanted = {"eps": self.eps, "alpha": self.step_size, "steps": self.steps}
         return kind(model, **{name: value for name, value in wanted.items() if name in known})

@@ -25,27 +25,10 @@ from prunus.ranks import Rank
 from prunus.report import ResultsFolder
 from prunus.surrogate import stream
 from prunus.transfer_report import TRANSFER
-from prunus.transfer_results import TransferRow, goal_of
+from prunus.transfer_results import Cell, TransferRow, goal_of
 from prunus.victims import Victims, find_victims
 
 CHECKPOINTS = (1, 2, 5, 10, 20, 50, 100, 200, 300, 500, 1000)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One attack on all images: on what, how, how far and to what end."""
-
-    surrogate: str
-    method: Method
-    eps: float
-    targeted: bool
-    seed: int
-
-    @property
-    def folder(self) -> Path:
-        """Where its images are kept."""
-        name = f"{goal_of(self.targeted)}-eps{255 * self.eps:g}-seed{self.seed}"
-        return Path(self.surrogate.replace(":", "-"), self.method.name.replace(":", "-"), name)
 
 
 @dataclass(frozen=True)
@@ -122,15 +105,15 @@ class Transfer:
         }
         folder = ResultsFolder(output, record, TRANSFER, self.rank.number) if output else None
         rows = list(folder.rows) if folder else []
-        held = {row.key for row in rows}
+        held = {row.cell for row in rows}
         # Divided before what is done is left out, or the ranks would not divide the same list
-        left = [cell for cell in self.rank.mine(self.cells()) if _key(cell) not in held]
+        left = [cell for cell in self.rank.mine(self.cells()) if cell not in held]
         with (
             Monitor("cells", len(left), 0) as monitor,
             _images(output if self.keep_images else None) as images,
         ):
             for cell in left:
-                made = list(self._judged(cell, models, victims, Path(images) / cell.folder, monitor))
+                made = list(self._judged(cell, models, victims, Path(images) / _folder(cell), monitor))
                 rows += made
                 if folder:
                     folder.add(*made)
@@ -231,9 +214,9 @@ def _images(output: Path | None) -> AbstractContextManager[str]:
     return nullcontext(str(output / "images")) if output else tempfile.TemporaryDirectory()
 
 
-def _key(cell: Cell) -> tuple[Any, ...]:
-    method = cell.method
-    return (cell.surrogate, method.kind, method.strength, cell.eps, cell.targeted, cell.seed)
+def _folder(cell: Cell) -> Path:
+    name = f"{goal_of(cell.targeted)}-eps{255 * cell.eps:g}-seed{cell.seed}"
+    return Path(cell.surrogate.replace(":", "-"), cell.method.name.replace(":", "-"), name)
 
 
 def _hits(logits: Tensor, wanted: Tensor, targeted: bool) -> Tensor:

@@ -20,6 +20,17 @@ Shares: TypeAlias = NDArray[np.float64]  # one number in [0, 1] an image
 
 
 @dataclass(frozen=True)
+class Cell:
+    """One attack on all images: on what, how, how far and to what end."""
+
+    surrogate: str
+    method: Method
+    eps: float
+    targeted: bool
+    seed: int
+
+
+@dataclass(frozen=True)
 class TransferRow:
     """How one target answers the images of one attack.
 
@@ -44,9 +55,10 @@ class TransferRow:
     curve: dict[int, int]
 
     @property
-    def key(self) -> tuple[Any, ...]:
+    def cell(self) -> Cell:
         """The attack whose images were judged."""
-        return (self.surrogate, self.method, self.strength, self.eps, self.targeted, self.seed)
+        method = Method(self.method, self.strength)
+        return Cell(self.surrogate, method, self.eps, self.targeted, self.seed)
 
     def order(self) -> tuple[Any, ...]:
         """By which rows are shown."""
