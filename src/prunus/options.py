@@ -235,4 +235,5 @@ def record_of(options: Mapping[str, Any], device: torch.device) -> dict[str, Any
 def show(made: Table) -> None:
     """Print a table as wide as it is: a cut number would be a wrong one."""
     console = Console()
-    console.print(made, width=max(console.width, console.measure(made).maximum), crop=False, soft_wrap=True)
+    needed = console.measure(made, options=console.options.update(width=10_000)).maximum
+    Console(width=max(console.width, needed)).print(made)
