@@ -425,6 +425,13 @@ def test_mup_takes_its_own_predictions_where_no_labels_are_given() -> None:
     assert not torch.equal(gradient_of(first, x), gradient_of(second, x))
 
 
+def test_mup_refuses_what_no_image_ranks() -> None:
+    with pytest.raises(
+        ValueError, match="criterion must be one of taylor, gradient, magnitude; got 'random'"
+    ):
+        prunus.MUP(small_net(), criterion="random")
+
+
 def test_mup_refuses_what_would_mix_images() -> None:
     surrogate, x = prunus.MUP(small_net().train()), torch.randn(3, 3, 8, 8, requires_grad=True)
     with pytest.raises(ValueError, match="1 is in training mode and mixes images"):
@@ -468,7 +475,7 @@ def test_a_forward_that_was_exchanged_on_the_instance() -> None:
 
 
 class Named(nn.Module):
-    """Buffers, a parameter and a submodule with the names of what surrogates have, and a count of calls."""
+    """Buffers, a parameter and a submodule with the names of what surrogates have, and counts of calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -477,6 +484,7 @@ class Named(nn.Module):
         self.register_buffer("masks", torch.ones(10))
         self.register_buffer("calls", torch.zeros(()))
         self.dropping = True
+        self.counts = [torch.zeros(())]  # no buffer
 
     def train(self, mode: bool = True) -> Named:
         self.dropping = mode
@@ -484,6 +492,7 @@ class Named(nn.Module):
 
     def forward(self, images: dict[str, Tensor]) -> Tensor:
         self.calls += 1
+        self.counts[0] += 1
         return F.dropout(self.draws(images["x"]), 0.5, self.dropping) * self.masks * self.labels
 
 
@@ -499,6 +508,7 @@ def test_a_network_whose_parts_are_named_as_those_of_a_surrogate(
     surrogate.eval()
     assert torch.equal(surrogate({"x": x}), surrogate({"x": x}))
     assert model.dropping
+    assert model.counts == [0]
     if isinstance(surrogate, prunus.Diversified):
         surrogate({"x": x.requires_grad_()}).sum().backward()
         assert surrogate._draws == 1

@@ -27,10 +27,10 @@ from prunus.ghost import Ghost
 from prunus.methods import Build, Method, methods
 from prunus.networks import load_network
 from prunus.pixels import Normalized, normalization, own_size, round_within
+from prunus.surrogate import Diversified
+from prunus.transfer_report import by_gradients
 from prunus.transfer_results import TransferRow, gain, summary_lines, wilson
 from tests.conftest import everything, interrupt, labels_of, same, small_net
-
-torchattacks = pytest.importorskip("torchattacks")
 
 EPS = 8 / 255
 
@@ -57,7 +57,9 @@ def test_reference_attacks_are_those_of_torchattacks(
     dtype = torch.float32 if name == "TIFGSM" else torch.float64  # which has a kernel in float32
     model, images = small_net().to(dtype).eval(), images.to(dtype)
     labels = labels_of(model, images)
-    theirs = getattr(torchattacks, name)(model, eps=EPS, alpha=EPS / 4, steps=6, **options)
+    theirs = getattr(pytest.importorskip("torchattacks"), name)(
+        model, eps=EPS, alpha=EPS / 4, steps=6, **options
+    )
     if targeted:
         labels = (labels + 3) % 10
         theirs.set_mode_targeted_by_label(quiet=True)
@@ -141,12 +143,23 @@ def test_methods_are_what_they_are_called(images: Tensor) -> None:
         methods(["plain:0.3"])
     control = Method("dwp-kernel", 0.3).control
     assert control == Method("random-kernel", 0.3)
-    for method in methods(["dwp:0.4", "random:0.4", "dwp-kernel:0.4", "random-kernel:0.4", "backward:0.4"]):
-        surrogate = method.build(model, Build(p_bern=0.5), seed=1)
-        sparsity = [surrogate.redraw().sparsity for _ in range(50)]  # type: ignore[operator]
-        assert np.mean(sparsity) == pytest.approx(0.2, abs=0.03)
-    lowest = Method("dwp", 0.4).build(model, Build(), 1).redraw()  # type: ignore[operator]
-    assert max(model[0].weight[~lowest["0.weight"]].abs().max(), 0) < model[0].weight.abs().median()
+    choices: dict[str, Any] = {
+        "dwp:0.4": {},
+        "dwp-kernel:0.4": {"granularity": "kernel"},
+        "backward:0.4": {"passes": "backward"},
+        "random:0.4": {"criterion": "random"},
+        "random-kernel:0.4": {"criterion": "random", "granularity": "kernel"},
+    }
+    for method, choice in zip(methods(list(choices)), choices.values(), strict=True):
+        found = method.build(model, Build(p_bern=0.3), seed=1)
+        expected = Diversified(model, 0.4, 0.3, seed=1, **choice)
+        for _ in range(2):
+            x = images.clone().requires_grad_()
+            answer, wanted = found(x), expected(x)
+            assert torch.equal(answer, wanted)
+            assert torch.equal(answer, model(x)) is (method.kind == "backward")
+            ways = [torch.autograd.grad(each.logsumexp(1).sum(), x)[0] for each in (answer, wanted)]
+            assert torch.equal(*ways)
 
 
 def test_ghost_drops_values_while_a_gradient_is_asked_for(images: Tensor) -> None:
@@ -191,6 +204,11 @@ def test_statistics_are_of_images_and_not_of_seeds() -> None:
     # Seeds 0 and 2: six images are fooled by dwp alone and one by plain alone; seed 1: seven and one
     assert lines["dwp"]["plain_mcnemar_p"] == pytest.approx(2 * (1 + 7) / 2**7)
     assert lines["dwp"]["minus_random"] == ""
+    control = row([1, 1, 1, 1, 0, 0, 0, 0, 0, 1], method="random", strength=0.5)
+    lines = {line["method"]: line for line in summary_lines([*seeds, plain, control])}
+    assert lines["dwp"]["minus_random"] == pytest.approx(25 / 30 - 0.5, abs=1e-6)
+    assert lines["dwp"]["random_mcnemar_p"] == pytest.approx(2 / 2**3)  # three images by dwp alone
+    assert lines["random"]["minus_random"] == ""
     # Wilson 1927: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
     z, n, p = 1.959964, 10, 0.8
     middle, half = (p + z * z / 2 / n), z * (p * (1 - p) / n + z * z / 4 / n / n) ** 0.5
@@ -209,6 +227,13 @@ def test_statistics_are_of_images_and_not_of_seeds() -> None:
     assert high > 0.1
 
 
+@given(st.integers(1, 1000), st.floats(0, 1))
+def test_a_rate_lies_in_its_interval(count: int, rate: float) -> None:
+    for share in (0.0, rate, 1.0):  # a bar of negative length cannot be drawn
+        low, high = wilson(share * count, count)
+        assert 0 <= low <= share * count / count <= high <= 1
+
+
 def test_many_rare_successes_are_not_fewer() -> None:
     """Each seed fools other images: the sum over seeds is what counts."""
     plain = row([1, 1] + [0] * 28)
@@ -219,6 +244,12 @@ def test_many_rare_successes_are_not_fewer() -> None:
     [line] = [line for line in summary_lines([plain, *seeds]) if line["method"] == "dwp"]
     assert line["plain_low"] > 0
     assert line["plain_mcnemar_p"] == pytest.approx(summary_lines([plain, seeds[1]])[1]["plain_mcnemar_p"])
+
+
+def test_curves_are_drawn_from_the_seed_that_has_them() -> None:
+    rows = [row([1, 0], seed=0, curve={2: 1}), row([1, 0], seed=1, curve={1: 0, 2: 1})]
+    [line] = by_gradients(rows).axes[0].lines
+    assert list(line.get_xydata()[:, 0]) == [1, 2]  # type: ignore[index,call-overload]
 
 
 SMALL = ["transfer", "--methods", "plain,dwp:0.5,mup", "--images", "30", "--steps", "4", "--seed", "0,1"]
@@ -424,12 +455,23 @@ def test_a_process_that_comes_late_does_its_part(tmp_path: Path) -> None:
     ],
 )
 def test_attacks_by_name_and_the_gradients_they_took(attack: str, gradients: int, tmp_path: Path) -> None:
+    if "torchattacks" in attack:
+        pytest.importorskip("torchattacks")
     command = (
         "transfer -s digits:residual --methods plain,dwp,ghost --images 8 --steps 2 --seed 0 --eps 16/255"
     )
     assert main([*command.split(), "--amp", "-o", str(tmp_path), "--attack", *attack.split()]) == 0
     assert {float(found["linf_255"]) for found in rows_of(tmp_path)} <= {float(level) for level in range(17)}
     assert {int(found["gradients"]) for found in rows_of(tmp_path)} == {gradients}
+
+
+def test_an_attack_that_stops_early_on_some_batches(tmp_path: Path) -> None:
+    command = "transfer -s digits:plain --methods plain --images 24 -b 2 --steps 4 --seed 0 --eps 32/255"
+    pytest.importorskip("torchattacks")
+    attack = "--attack torchattacks:APGDT --goal untargeted"
+    assert main([*command.split(), *attack.split(), "-o", str(tmp_path)]) == 0
+    [found] = rows_of(tmp_path)
+    assert abs(int(found["success"]) - int(found["success_before_rounding"])) <= 2
 
 
 def test_the_published_protocol_on_synthetic_images(tmp_path: Path) -> None:
@@ -455,9 +497,6 @@ def test_the_published_protocol_on_synthetic_images(tmp_path: Path) -> None:
     [
         (["--methods", "dwp,magic"], 1, "methods must be one of plain, dwp"),
         (["--attack", "mi+xi"], 2, "'xi' is none of mi, ni, di, ti, si"),
-        (["--attack", "torchattacks:Nope"], 1, "torchattacks has no attack 'Nope'"),
-        (["--attack", "torchattacks:CW"], 1, "torchattacks.CW takes no eps"),
-        (["--attack", "torchattacks:PGDL2"], 1, "torchattacks.PGDL2 takes eps in L2"),
         (["--attack", "torchattacks:PGD", "--loss", "ce"], 2, "PGD of torchattacks has a loss of its own"),
         (["--eps", "300/255"], 2, "is not in (0, 1]"),
         (["--eps", "big"], 2, "is not a number such as 8/255"),
@@ -476,6 +515,27 @@ def test_wrong_arguments_are_named(
 ) -> None:
     assert main(["transfer", "--images", "4", "-o", str(tmp_path / "results"), *arguments]) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        ("Nope", "torchattacks has no attack 'Nope'"),
+        ("CW", "torchattacks.CW takes no eps"),
+        ("PGDL2", "torchattacks.PGDL2 takes eps in L2"),
+        ("AutoAttack", "torchattacks.AutoAttack knows no targets"),
+        ("FGSM", "this attack has no steps that could be fewer"),
+    ],
+)
+def test_attacks_of_torchattacks_that_cannot_be_compared(
+    attack: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torchattacks")
+    command = ["transfer", "--images", "4", "-o", str(tmp_path / "results")]
+    assert main([*command, "--attack", f"torchattacks:{attack}"]) == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "seed 0" not in printed  # before any work
 
 
 @pytest.mark.parametrize(

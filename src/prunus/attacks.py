@@ -66,6 +66,14 @@ class Attack:
         """Whether it draws random numbers."""
         raise NotImplementedError
 
+    @property
+    def heeds_steps(self) -> bool:
+        """Whether `steps` says how many gradients are taken."""
+        return True
+
+    def check(self, targeted: bool) -> None:
+        """Raise a ValueError where `run` would, before any work is done."""
+
     def run(
         self,
         model: nn.Module,
@@ -209,6 +217,15 @@ class FromTorchattacks(Attack):
         """Most are, and none says so."""
         return True
 
+    @property
+    def heeds_steps(self) -> bool:
+        """Whether the class takes steps."""
+        return "steps" in inspect.signature(self._class()).parameters
+
+    def check(self, targeted: bool) -> None:
+        """Raise a ValueError where `run` would."""
+        self._build(nn.Linear(1, 1), targeted)
+
     def run(
         self,
         model: nn.Module,
@@ -222,23 +239,28 @@ class FromTorchattacks(Attack):
         Raises:
             ValueError: no such attack, or it knows no targets, or no eps in L∞.
         """
-        attack = self._build(model)
-        if targeted:
-            if "targeted" not in attack.supported_mode:
-                raise ValueError(f"torchattacks.{self.name} knows no targets")
-            attack.set_mode_targeted_by_label(quiet=True)
+        attack = self._build(model, targeted)
         with torch.random.fork_rng():
             torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
             yield attack(images, labels)
 
-    def _build(self, model: nn.Module) -> Any:
+    def _build(self, model: nn.Module, targeted: bool) -> Any:
+        kind = self._class()
+        wanted = {"eps": self.eps, "alpha": self.step_size, "steps": self.steps}
+        known = inspect.signature(kind).parameters
+        attack = kind(model, **{name: value for name, value in wanted.items() if name in known})
+        if targeted:
+            if "targeted" not in attack.supported_mode:
+                raise ValueError(f"torchattacks.{self.name} knows no targets")
+            attack.set_mode_targeted_by_label(quiet=True)
+        return attack
+
+    def _class(self) -> Any:
         kind: Any = getattr(need("torchattacks", "attacks"), self.name, None)
         if not callable(kind):
             raise ValueError(f"torchattacks has no attack {self.name!r}")
-        known = inspect.signature(kind).parameters
-        if "eps" not in known:
+        if "eps" not in inspect.signature(kind).parameters:
             raise ValueError(f"torchattacks.{self.name} takes no eps: it cannot be compared at one")
         if self.name.endswith("L2"):  # so the library names them; nothing else in a class tells
             raise ValueError(f"torchattacks.{self.name} takes eps in L2, and here eps is in L∞")
-        wanted = {"eps": self.eps, "alpha": self.step_size, "steps": self.steps}
-        return kind(model, **{name: value for name, value in wanted.items() if name in known})
+        return kind

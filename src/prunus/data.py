@@ -138,7 +138,7 @@ class Source:
     Args:
         data: folder with val/<class>/*, and train/<class>/* for criteria that need gradients.
         dummy: synthetic images in place of data.
-        size: of synthetic images.
+        size: of synthetic images, and of those that `find_victims` takes for all networks.
         skip_bad: leave unreadable images out instead of raising.
         calibration: number of training images that gradients are taken on.
     """
@@ -201,9 +201,10 @@ def _dataset(network: Network, source: Source, train: bool) -> tuple[Dataset[Exa
 
 def classes_of(network: Network, image: Tensor) -> int:
     """The number of classes the network tells apart, found by running it."""
+    place = next(network.model.parameters(), image).device
     try:
         with torch.no_grad():
-            logits = network.model(image[None])
+            logits = network.model(image[None].to(place))
     except Exception as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise ValueError(

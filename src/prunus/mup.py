@@ -18,6 +18,7 @@ from prunus.surrogate import Surrogate
 from prunus.weights import Layers, Patterns, find_weights
 
 Weights = dict[str, Tensor]
+RANKINGS = {name: CRITERIA[name] for name in ("taylor", "gradient", "magnitude")}  # not "random"
 
 
 class MUP(Surrogate):
@@ -81,7 +82,7 @@ class MUP(Surrogate):
         vars(self).update(
             labels=None,
             _p_prune=check_fraction("p_prune", p_prune),
-            _criterion=criterion if callable(criterion) else choose("criterion", criterion, CRITERIA),
+            _criterion=criterion if callable(criterion) else choose("criterion", criterion, RANKINGS),
             _pool=choose("norm", norm, NORMS),
             _loss=loss,
             _groupings={

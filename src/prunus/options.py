@@ -143,12 +143,10 @@ def calibration_option() -> Decorator:
     )
 
 
-def data_options(output: str | None, batch_size: int = 256) -> Decorator:
+def data_options(output: str | None, batch_size: int = 256, layout: str = "DATA/val/<class>/*") -> Decorator:
     """Which images, how they are read, where networks run and results go."""
     return together(
-        click.option(
-            "--data", type=click.Path(path_type=Path), help="Folder of images in DATA/val/<class>/*."
-        ),
+        click.option("--data", type=click.Path(path_type=Path), help=f"Folder of images in {layout}."),
         click.option("--dummy", is_flag=True, help="Synthetic images: for speed, not for accuracy."),
         click.option(
             "--image-size",

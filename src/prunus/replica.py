@@ -19,7 +19,8 @@ PLAIN = (bool, int, float, str, type(None))
 def replicate(root: nn.Module, swap: Mapping[Tensor, Tensor] | None = None) -> Any:
     """Copies of a module and all modules in it, each with hooks and a mode of its own.
 
-    References among the modules (attributes, lists, bound methods) lead to the copies.
+    References among the modules (attributes, lists, bound methods) lead to the copies. Tensors that are
+    neither parameters nor buffers are copied: a forward may write to them.
 
     Args:
         root: stays as it is.
@@ -29,6 +30,7 @@ def replicate(root: nn.Module, swap: Mapping[Tensor, Tensor] | None = None) -> A
     """
     modules = list(root.modules())
     copies: dict[int, Any] = {id(module): object.__new__(type(module)) for module in modules}
+    copies.update((id(tensor), tensor) for tensor in (*root.parameters(), *root.buffers()))
     if swap:
         copies.update((id(old), new) for old, new in swap.items())
     for module in modules:
@@ -40,10 +42,12 @@ def replicate(root: nn.Module, swap: Mapping[Tensor, Tensor] | None = None) -> A
     return copies[id(root)]
 
 
-def _follow(value: Any, copies: Mapping[int, Any]) -> Any:
+def _follow(value: Any, copies: dict[int, Any]) -> Any:
     """The value, with copies in place of their originals."""
     if id(value) in copies:
         return copies[id(value)]
+    if isinstance(value, Tensor):
+        return copies.setdefault(id(value), value.detach().clone())
     kind = type(value)
     if kind in (dict, OrderedDict):
         followed = value.copy()

@@ -156,7 +156,7 @@ def _check_model(model: nn.Module) -> None:
 
 
 def stream(*numbers: int) -> torch.Generator:
-    """A generator of its own for these numbers, on the CPU, so that all devices draw alike."""
+    """A generator of its own for these numbers (but for zeros at the end), on the CPU for all devices."""
     [seed] = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(seed))
 

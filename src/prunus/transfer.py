@@ -71,9 +71,17 @@ class Transfer:
         """All there is to do; where nothing is random, one seed is enough.
 
         Raises:
-            ValueError: a method cannot take the number of gradients that the others do.
+            ValueError: a method cannot take the number of gradients that the others do, or the attack
+                has no such goal.
         """
+        for targeted in self.goals:
+            self.attack.check(targeted)
         for method in self.methods:
+            if method.cost > 1 and not self.attack.heeds_steps:
+                raise ValueError(
+                    f"methods: {method.name} takes {method.cost} gradients for each that it gives, and this "
+                    "attack has no steps that could be fewer"
+                )
             if self.attack.steps % method.cost:
                 raise ValueError(
                     f"steps must be a multiple of {method.cost} for {method.name}, which takes {method.cost} "
@@ -138,16 +146,18 @@ class Transfer:
         paths = [place / f"{index:05}.png" for index in range(len(victims))]
         wanted = victims.targets if cell.targeted else victims.labels
         curves: dict[str, dict[int, int]] = {network.name: {} for network in self.targets}
+        taken: dict[int, int] = {}  # gradients until each step; some attacks take fewer on some batches
         seconds, attack = 0.0, self._attack(cell, models)
         batches = torch.split(torch.arange(len(victims)), self.source.batch_size)
         for places in monitor.track(batches, len(victims), len):
             clean, goals = victims.images[places], wanted[places]
             began = time.perf_counter()
-            for gradients, adversarial in attack(clean, goals):
+            for step, gradients, adversarial in attack(clean, goals):
                 seconds += time.perf_counter() - began
+                taken[step] = max(taken.get(step, 0), gradients)
                 for target, curve in curves.items():
                     hits = _hits(predict(models[target], adversarial), goals, cell.targeted)
-                    curve[gradients] = curve.get(gradients, 0) + int(hits.sum())
+                    curve[step] = curve.get(step, 0) + int(hits.sum())
                 began = time.perf_counter()
             save_png(round_within(adversarial, clean, cell.eps), [paths[index] for index in places])
         from_files = torch.cat([load_png([paths[index] for index in places]) for places in batches])
@@ -168,13 +178,13 @@ class Transfer:
                 linf=float(change.abs().max()),
                 l2=float(change.norm(dim=1).mean()),
                 seconds_per_image=seconds / len(victims),
-                curve=curve,
+                curve={taken[step]: count for step, count in curve.items()},
             )
 
     def _attack(
         self, cell: Cell, models: Mapping[str, nn.Module]
-    ) -> Callable[[Tensor, Tensor], Iterator[tuple[int, Tensor]]]:
-        """From images and labels to (gradients, images) after the last step, and some of the first seed."""
+    ) -> Callable[[Tensor, Tensor], Iterator[tuple[int, int, Tensor]]]:
+        """From images and labels to (step, gradients, images), at last and after some of the first seed."""
         [network] = [network for network in self.surrogates if network.name == cell.surrogate]
         surrogate = cell.method.build(network.model, self.build, cell.seed)
         normalized = Normalized(surrogate, *normalization(network)).to(self.device)
@@ -182,7 +192,7 @@ class Transfer:
         steps, generator = self.attack.steps // cost, stream(cell.seed)
         attack = replace(self.attack, eps=cell.eps, steps=steps)
 
-        def run(images: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor]]:
+        def run(images: Tensor, labels: Tensor) -> Iterator[tuple[int, int, Tensor]]:
             images, labels = images.to(self.device), labels.to(self.device)
             if isinstance(surrogate, MUP):
                 surrogate.labels = labels
@@ -190,7 +200,7 @@ class Transfer:
             made = attack.run(attacked, images, labels, cell.targeted, generator)
             for step, adversarial in enumerate(made, 1):
                 if step == attack.stages or (step in CHECKPOINTS and cell.seed == self.seeds[0]):
-                    yield attacked.gradients * cost, adversarial.float().cpu()
+                    yield step, attacked.gradients * cost, adversarial.float().cpu()
 
         return run
 

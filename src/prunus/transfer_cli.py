@@ -108,7 +108,7 @@ def _take_preset(context: click.Context, parameter: click.Parameter, name: str |
 @click.option(
     "--step",
     type=Pixels(several=False),
-    help="Change of a pixel in one step.  [default: eps/4]",
+    help="Change of a pixel in one step.  [default: eps/4, in fewer than four steps eps/steps]",
 )
 @click.option(
     "--steps",
@@ -128,7 +128,11 @@ def _take_preset(context: click.Context, parameter: click.Parameter, name: str |
 )
 @click.option("--discard-images", is_flag=True, help="Delete adversarial images when they have been judged.")
 @layer_options()
-@data_options(output="prunus-transfer", batch_size=50)
+@data_options(
+    output="prunus-transfer",
+    batch_size=50,
+    layout="DATA/val/<class>/*, or DATA/images/* with DATA/images.csv (NIPS 2017)",
+)
 @click.pass_context
 def transfer_command(context: click.Context, /, output: Path, **options: Any) -> None:
     """How often adversarial examples made on one network fool others, and whether pruning it helps.
@@ -174,7 +178,7 @@ def transfer_command(context: click.Context, /, output: Path, **options: Any) ->
         keep_images=not options["discard_images"],
         rank=rank,
     )
-    # A folder can be added to: more methods, strengths, seeds or surrogates are more cells
+    # A folder can be added to: more methods, strengths, seeds, or targets made surrogates, are more cells
     fixed = {name: value for name, value in record_of(options, device).items() if name not in CELLS}
     fixed |= {"targets": [networks[name].name for name in targets], "batch_size": options["batch_size"]}
     rows, victims = experiment.run(output, fixed)

@@ -104,7 +104,7 @@ def heat_map(rows: Sequence[TransferRow]) -> Figure:
 
 
 def by_gradients(rows: Sequence[TransferRow]) -> Figure:
-    """Mean black-box success of the first seed against gradients taken, before rounding."""
+    """Mean black-box success of one seed, the first that ran, against gradients taken, before rounding."""
     figure, grid = _grid(rows)
     found = summarize(rows)
     methods = sorted({key.method for key in found}, key=lambda method: method.strength or 0)
@@ -113,7 +113,7 @@ def by_gradients(rows: Sequence[TransferRow]) -> Figure:
         for key, summary in found.items():
             if (key.targeted, key.eps) == panel and key.surrogate == surrogate and not key.white_box:
                 curve = curves.setdefault(key.method, {})
-                for at, count in summary.rows[0].curve.items():
+                for at, count in max((row.curve for row in summary.rows), key=len).items():
                     curve.setdefault(at, []).append(100 * count / summary.images)
         for method, curve in curves.items():
             points = sorted(curve)

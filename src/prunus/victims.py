@@ -114,7 +114,7 @@ def find_victims(
     images = Images(
         Subset(dataset, order.tolist()),
         batch_size=source.batch_size,
-        workers=source.workers,
+        workers=0 if networks[0].transform is None else source.workers,  # digits are in memory
         skip_bad=source.skip_bad,
     )
     found, seen = list[tuple[Tensor, ...]](), 0
