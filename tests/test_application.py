@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import prunus
-from tests.conftest import layer_name, layer_zoo, small_net
+from tests.conftest import everything, layer_name, layer_zoo, same, small_net
 
 PASSES = ("both", "backward", "forward")
 
@@ -428,6 +428,55 @@ def test_data_parallel_replicas_are_pruned_in_the_backward_pass() -> None:
     prunus.gradient_prune(model, 0.5)
     [replica] = replicate(model, [0])
     assert torch.equal(run(replica, x)[1], run(model, x)[1])
+
+
+def test_checkpoints_hold_zeros_whatever_momentum_adds() -> None:
+    model, x = small_net(), torch.randn(4, 3, 8, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    train_step(model, optimizer, x)
+    masks = prunus.make_masks(model, 0.5)
+    prunus.apply_masks(model, masks)
+    train_step(model, optimizer, x)
+    for saved in (copy.deepcopy(model).state_dict(), model.state_dict()):
+        assert not any(saved[name][~mask].any() for name, mask in masks.items())
+    learned = model[0].weight.detach().clone()
+    prunus.restore(model)
+    assert torch.equal(model[0].weight[masks["0.weight"]], learned[masks["0.weight"]])
+
+
+def test_masks_change_within_one_autocast_block() -> None:
+    model, x = small_net().eval(), torch.randn(2, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        plain = model(x)
+        with prunus.prune(model, 0.5, p_bern=0.5, generator=torch.Generator().manual_seed(0)) as pruning:
+            first = model(x)
+            pruning.redraw()
+            assert not torch.equal(model(x), first)
+        assert not torch.equal(first, plain)
+        assert torch.equal(model(x), plain)
+
+
+def test_a_weight_of_another_type_is_refused_before_anything_changes() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(4, 2))
+    prunus.global_prune(model[0], 0.5)
+    model[1].weight = nn.Parameter(model[1].weight.detach().to(torch.float8_e5m2), requires_grad=False)
+    before = everything(model)
+    masks = prunus.Masks({"0.weight": torch.ones(2, 1, 3, 3).bool(), "1.weight": torch.ones(2, 4).bool()})
+    with pytest.raises(ValueError, match=r"1\.weight is torch\.float8_e5m2; prunable are"):
+        prunus.apply_masks(model, masks)
+    assert same(before, everything(model))
+
+
+def test_replicas_whose_weight_is_out_of_reach_are_refused() -> None:
+    class Own(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(2 * input)
+
+    layer = prunus.gradient_prune(Own(1, 2, 3), 0.5)
+    replica = layer._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+    replica.weight, replica.bias = layer.weight * 1, layer.bias * 1  # as DataParallel does on every GPU
+    with pytest.raises(RuntimeError, match=r"Own is pruned in one pass.*use DistributedDataParallel"):
+        replica(torch.randn(1, 1, 4, 4, requires_grad=True))
 
 
 def test_an_interrupted_forward_leaves_nothing_behind() -> None:

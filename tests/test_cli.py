@@ -389,6 +389,15 @@ def test_inspect_counts_and_warns_of_emptied_layers(capsys: pytest.CaptureFixtur
     assert "would be emptied" in err
 
 
+def test_a_layer_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nets = tmp_path / "nets.py"
+    nets.write_text(
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Conv2d(0, 3, 1), nn.Conv2d(3, 4, 3))"
+    )
+    assert main(["inspect", "-a", f"{nets}:net"]) == 0
+    assert "0.0000" in capsys.readouterr().out
+
+
 def test_a_ratio_without_a_way_to_prune_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "p_prune prunes nothing without --prune-type" in error_of(capsys, 2, "eval", "--p-prune", 0.5)
 

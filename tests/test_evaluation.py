@@ -13,6 +13,8 @@ from torch.nn import functional as F
 import prunus
 from prunus import digits
 from prunus.criteria import CRITERIA
+from prunus.data import Source, open_images
+from prunus.networks import Network
 from tests.conftest import small_net
 from tests.test_faults import assert_same, weights_of
 
@@ -162,6 +164,23 @@ def test_an_interrupted_sweep_leaves_the_model_as_it_was() -> None:
         prunus.sweep(model, Interrupted(), p_prune=0.5)
     assert_same(model, before)
     assert not model[0]._forward_pre_hooks
+
+
+def test_a_mean_over_many_batches_in_half_precision() -> None:
+    model, batch = small_net().bfloat16(), (torch.randn(2, 3, 8, 8).bfloat16(), torch.tensor([0, 1]))
+    once, often = (
+        prunus.fill_gradients(model, count * [batch]).get_parameter("0.weight").grad for count in (1, 600)
+    )
+    torch.testing.assert_close(often, once, rtol=0.01, atol=1e-5)
+
+
+def test_synthetic_images_are_as_the_network_takes_them() -> None:
+    v2 = pytest.importorskip("torchvision.transforms")
+    transform = v2.Compose([v2.Resize(12), v2.ToTensor()])
+    network = Network("fixed", nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 7)), transform)
+    images, labels = next(iter(open_images(network, Source(dummy=True))))
+    assert images.shape[1:] == (3, 12, 12)
+    assert set(labels.tolist()) == set(range(7))
 
 
 def test_gradient_criteria_are_those_of_the_definition() -> None:

@@ -176,6 +176,25 @@ def test_the_count_is_exact_where_weights_are_tied(fraction: float) -> None:
     assert by_kernel.pruned == 9 * int(fraction * 256)
 
 
+def test_masks_do_not_depend_on_the_default_device() -> None:
+    model = small_net()
+    expected = prunus.make_masks(model, 0.5)
+    with torch.device("meta"):
+        found = prunus.make_masks(model, 0.5)
+    assert all(torch.equal(mask, expected[name]) for name, mask in found.items())
+
+
+def test_a_tied_weight_goes_by_all_of_its_names() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3))
+    model[1].weight = model[0].weight
+    for name in ("0", "1", "0.weight", "1.weight"):
+        assert list(prunus.make_masks(model, 0.5, exclude=name)) == ["2.weight"]
+        assert list(prunus.make_masks(model, 0.5, include=name)) == ["0.weight"]
+    model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 5), nn.Linear(3, 4))
+    model[2].weight = model[0].weight
+    assert list(prunus.make_masks(model, 0.5, layers="all", exclude="0.weight")) == ["1.weight"]
+
+
 def test_ties_fall_in_the_order_of_modules_and_then_of_indices() -> None:
     model = nn.Sequential(nn.Conv2d(2, 2, 2), nn.Conv2d(2, 2, 2))
     for layer in model:

@@ -1,7 +1,8 @@
 """How do the masks reach the computation? And back again, bit for bit.
 
 - both: pruned weights are zero in the tensor itself, and so in every pass. Their gradient is
-  zero, and what an optimizer's momentum still adds to them is taken off before the next forward.
+  zero, and what an optimizer's momentum still adds to them is taken off before the next forward
+  or state_dict.
 - backward: the tensor is untouched; the gradient of a layer's input is found with the pruned weight.
 - forward: the tensor is pruned; the gradient of a layer's input is found with the original weight.
 
@@ -24,7 +25,7 @@ from prunus.arguments import choose
 from prunus.detour import RandomState, StandIn, detour, is_plain
 from prunus.masks import Masks, check_same_weights
 from prunus.selection import PIECE
-from prunus.weights import Weight, layer_weights
+from prunus.weights import Weight, check_dtype, layer_weights
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ class PrunedWeight:
         for user in self.users if self.passes.forward != self.passes.backward else ():
             # Before the forward hooks of others, which see and may change what the detour gives
             self.handles.append(user.register_forward_hook(self.reroute, prepend=True, with_kwargs=True))
+        for layer in self.layers:
+            hook = layer.register_state_dict_pre_hook(self.before_saving)  # type: ignore[no-untyped-call]
+            self.handles.append(hook)
         self._zero_fallen()
         self._hook_gradient()
 
@@ -126,6 +130,7 @@ class PrunedWeight:
         if self.passes.forward:
             with torch.no_grad():
                 keep_only(self.layers[0].get_buffer("weight_orig"), self.mask, out=self.parameter)
+            torch.clear_autocast_cache()  # which holds the weight as it was
             self.version = None if self.parameter.requires_grad else self.parameter._version
             self.trained = False
 
@@ -136,13 +141,22 @@ class PrunedWeight:
         if not self.passes.forward or not any(self.holds(layer) for layer in self.layers):
             return
         self._hook_gradient()
-        if self.version != self.parameter._version:
-            # Through .data, so that an earlier use in the same graph stays valid.
-            keep_only(self.parameter.data, self.mask, out=self.parameter.data)
-            self.trained = True
+        self._zero_moved()
         trains = torch.is_grad_enabled() and self.parameter.requires_grad
         # Fused optimizers leave the version as it is: look again after a forward that may be trained on.
         self.version = None if trains else self.parameter._version
+
+    def _zero_moved(self) -> None:
+        if self.version != self.parameter._version:
+            # Through .data, so that an earlier use in the same graph stays valid.
+            keep_only(self.parameter.data, self.mask, out=self.parameter.data)
+            torch.clear_autocast_cache()
+            self.trained = True
+
+    def before_saving(self, layer: nn.Module, prefix: str, keep_vars: bool) -> None:
+        """A state_dict too holds zeros."""
+        if self.passes.forward and self.holds(layer):
+            self._zero_moved()
 
     def reroute(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """After a forward call: where the passes differ, find gradients with another weight."""
@@ -175,6 +189,7 @@ class PrunedWeight:
         if self.passes.forward:
             with torch.no_grad():
                 self.parameter.copy_(self.original())
+            torch.clear_autocast_cache()
         if self.gradient_hook is not None:
             self.gradient_hook.remove()
             self.gradient_hook = None
@@ -256,6 +271,7 @@ def zero(model: nn.Module, names: Iterable[str], masks: Iterable[tuple[str, Tens
 
 
 def _check_writable(weight: Weight) -> None:
+    check_dtype(weight.name, weight.parameter)
     if weight.parameter.is_inference():
         raise ValueError(f"{weight.name} was made in inference mode and cannot be pruned: make it outside")
     if any(

@@ -240,7 +240,7 @@ class FromTorchattacks(Attack):
             ValueError: no such attack, or it knows no targets, or no eps in L∞.
         """
         attack = self._build(model, targeted)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
             torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
             yield attack(images, labels)
 

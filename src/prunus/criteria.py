@@ -114,7 +114,8 @@ def fill_gradients(
     parameters = [weight.parameter for weight in find_weights(model, layers, include, exclude).values()]
     modes = {module: module.training for module in model.modules()}
     frozen = [parameter for parameter in parameters if not parameter.requires_grad]
-    sums, count = [torch.zeros_like(parameter) for parameter in parameters], 0
+    wide = [torch.promote_types(parameter.dtype, torch.float32) for parameter in parameters]
+    sums, count = [torch.zeros_like(p, dtype=dtype) for p, dtype in zip(parameters, wide, strict=True)], 0
     try:
         model.eval()
         for parameter in frozen:
@@ -136,5 +137,5 @@ def fill_gradients(
     if not count:
         raise ValueError("batches is empty: expected at least one (inputs, targets)")
     for parameter, total in zip(parameters, sums, strict=True):
-        parameter.grad = total / count
+        parameter.grad = (total / count).to(parameter.dtype)
     return model

@@ -184,10 +184,10 @@ def _dataset(network: Network, source: Source, train: bool) -> tuple[Dataset[Exa
         need("sklearn", "eval")
         return TensorDataset(*digits.load_images(train)), 0  # type: ignore[return-value]
     if source.dummy:
-        size = source.size or 224
-        classes = classes_of(network, torch.zeros(3, size, size))
-        fake = need("torchvision.datasets", "eval").FakeData
-        return fake(SYNTHETIC, (3, size, size), classes, network.transform), source.workers
+        side = source.size or 224
+        fake = need("torchvision.datasets", "eval").FakeData(SYNTHETIC, (3, side, side), 1, network.transform)
+        fake.num_classes = classes_of(network, first_image(fake))
+        return fake, source.workers
     if source.data is None:
         raise ValueError(f"{network.name} needs images: --data DIR with DIR/val/<class>/*, or --dummy")
     folder = ImageFolder(source.data / ("train" if train else "val"), network.transform)

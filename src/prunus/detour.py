@@ -184,6 +184,11 @@ def _by_running_again(
     kwargs: dict[str, Any],
     output: Any,
 ) -> Any:
+    if getattr(user, "_is_replica", False):
+        raise RuntimeError(
+            f"{type(user).__name__} is pruned in one pass, which nn.DataParallel can run for torch's own "
+            "convolutions and linear layers only: use DistributedDataParallel"
+        )
     detached = {id(v): v.detach() for v in (*args, *kwargs.values()) if isinstance(v, Tensor)}
     with began.again():
         for_parameters = _twin(user, {}).forward(

@@ -81,8 +81,8 @@ def load_network(
     source = _source(arch)
     path = Path(weights) if weights and weights != "none" else None
     is_file = path is not None and (path.suffix in (".pth", ".pt", ".bin", ".safetensors") or path.exists())
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # weights that are not loaded are the same in every run
+    with torch.random.fork_rng(devices=[]):  # no GPU is touched
+        torch.default_generator.manual_seed(0)  # weights that are not loaded are the same in every run
         network = source(arch.removeprefix("timm:").removeprefix("digits:"), "none" if is_file else weights)
     if is_file and path is not None:
         _load_weights(network.model, path, arch)

@@ -225,7 +225,7 @@ def mask_table(title: str, masks: Masks) -> Table:
     for name, (pruned, weights) in masks.counts.items():
         shape = " x ".join(map(str, masks[name].shape))
         layer = name.removesuffix(".weight")
-        made.add_row(layer, shape, f"{weights:,}", f"{pruned:,}", f"{pruned / weights:.4f}")
+        made.add_row(layer, shape, f"{weights:,}", f"{pruned:,}", f"{pruned / max(1, weights):.4f}")
     made.add_section()
     made.add_row(f"{len(masks)} layers", "", f"{masks.total:,}", f"{masks.pruned:,}", f"{masks.sparsity:.4f}")
     return made
@@ -310,7 +310,9 @@ def layers(rows: Sequence[Row]) -> Figure:
         first = [row.point for row in members if row.point.setting.seed == members[0].point.setting.seed]
         first.sort(key=lambda point: point.setting.p_prune)
         axes.set_axis_on()
-        fractions = [[pruned / weights for pruned, weights in point.layers.values()] for point in first]
+        fractions = [
+            [pruned / max(1, weights) for pruned, weights in point.layers.values()] for point in first
+        ]
         image = axes.imshow(np.array(fractions).T, vmin=0, vmax=1, aspect="auto", cmap="viridis")
         axes.set_title(" · ".join((network, *names)), fontsize=9)
         axes.set_xticks(range(len(first)), [f"{point.setting.p_prune:g}" for point in first], fontsize=7)

@@ -219,7 +219,7 @@ def _sample(scores: ScoreMap, total: int) -> np.ndarray:
 def _scratch(scores: ScoreMap) -> Tensor:
     """Memory for the scores that are looked at, in the widest of their types."""
     dtypes = {source.dtype for source in scores.values()}
-    return torch.empty(PIECE, dtype=reduce(torch.promote_types, dtypes, torch.float32))
+    return torch.empty(PIECE, dtype=reduce(torch.promote_types, dtypes, torch.float32), device="cpu")
 
 
 class Room:
@@ -229,7 +229,7 @@ class Room:
     """
 
     def __init__(self, total: int) -> None:
-        self.total, self.left = total, torch.empty(0, dtype=torch.bool)
+        self.total, self.left = total, torch.empty(0, dtype=torch.bool, device="cpu")
 
     def take(self, count: int, device: torch.device) -> Tensor:
         """Some of it."""

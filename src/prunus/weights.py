@@ -45,8 +45,8 @@ def find_weights(
     """Collect the weights of the chosen layers, in module order, tied weights once.
 
     A pattern is a shell wildcard (`fnmatch`) for the name of a weight ("layer1.0.conv1.weight")
-    or of any module around it ("layer1.0.conv1", "layer1"). Warns where the layer types hold less
-    than half of the model's weights.
+    or of any module around it ("layer1.0.conv1", "layer1"); a tied weight has several. Warns where
+    the layer types hold less than half of the model's weights.
 
     Raises:
         TypeError: `model` is not a module, or `layers` is neither "all" nor module types.
@@ -140,7 +140,8 @@ def _match(
     names: Iterable[str], model: nn.Module, include: Patterns | None, exclude: Patterns | None
 ) -> list[str]:
     """The names that the patterns leave; every pattern must match something in the model."""
-    parts = {path for path, _ in (*model.named_modules(), *model.named_parameters())}
+    aliases = _aliases(model)
+    parts = {*aliases, *(path for path, _ in model.named_modules())}
     patterns = {"include": _patterns(include), "exclude": _patterns(exclude)}
     for argument, given in patterns.items():
         for pattern in given:
@@ -148,15 +149,26 @@ def _match(
                 raise TypeError(f"{argument} must be name patterns, got {pattern!r}")
             if not any(fnmatchcase(part, pattern) for part in parts):
                 raise ValueError(f"{argument}={pattern!r} matches nothing; names are like {min(names)!r}")
+
+    def matches(name: str, argument: str) -> bool:
+        return any(_matches(alias, patterns[argument]) for alias in aliases.get(name, [name]))
+
     left = [
         name
         for name in names
-        if (include is None or _matches(name, patterns["include"]))
-        and not _matches(name, patterns["exclude"])
+        if (include is None or matches(name, "include")) and not matches(name, "exclude")
     ]
     if not left:
         raise ValueError(f"nothing to prune: include={include!r}, exclude={exclude!r} leave no weight")
     return left
+
+
+def _aliases(model: nn.Module) -> dict[str, list[str]]:
+    """By each name of a parameter all of its names: a tied one has several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {name: same for same in names.values() for name in same}
 
 
 def _patterns(given: Patterns | None) -> Sequence[str]:
@@ -180,10 +192,15 @@ def _check_weight(name: str, layer: nn.Module) -> None:
             f"{name} is not a parameter of its {type(layer).__name__}: a parametrization, "
             "torch.nn.utils.prune or weight_norm computes it, or there is none; undo that, or exclude it"
         )
-    if parameter.dtype not in DTYPES:
-        raise ValueError(f"{name} is {parameter.dtype}; prunable are float16, bfloat16, float32, float64")
+    check_dtype(name, parameter)
     if parameter.is_meta:
         raise ValueError(f"{name} is on the meta device and has no values to rank")
+
+
+def check_dtype(name: str, parameter: Tensor) -> None:
+    """Raise a ValueError where weights of this type cannot be pruned."""
+    if parameter.dtype not in DTYPES:
+        raise ValueError(f"{name} is {parameter.dtype}; prunable are float16, bfloat16, float32, float64")
 
 
 def _check_memory(weights: Iterable[Weight]) -> None:
