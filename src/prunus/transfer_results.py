@@ -186,9 +186,8 @@ def wilson(success: float, count: int) -> tuple[float, float]:
     middle = rate + z2 / (2 * count)
     reach = Z * math.sqrt(rate * (1 - rate) / count + z2 / (4 * count**2))
     low, high = ((middle + side * reach) / (1 + z2 / count) for side in (-1, 1))
-    return max(0.0, min(low, rate)), min(
-        1.0, max(high, rate)
-    )  # at 0 and 1 but for rounding they are the rate
+    # An end that is the rate itself, at 0 or 1, may come out on its wrong side
+    return max(0.0, min(low, rate)), min(1.0, max(high, rate))
 
 
 def mcnemar(first: Summary, second: Summary) -> float:
