@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 
 import prunus
-from prunus import digits
-from prunus.arguments import spread
-from prunus.cli import main
+from prunus.checks import spread
+from prunus.cli.main import main
+from prunus.inputs import digits
 from tests.conftest import interrupt
 
 NETS = """

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import prunus
-from prunus import digits
-from prunus.criteria import CRITERIA
-from prunus.data import Source, open_images
-from prunus.networks import Network
+from prunus.inputs import digits
+from prunus.inputs.images import Source, open_images
+from prunus.inputs.networks import Network
+from prunus.scores.criteria import CRITERIA
 from tests.conftest import small_net
 from tests.test_faults import assert_same, weights_of
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus.masks import bernoulli
+from prunus.selection.draw import bernoulli
 from tests.conftest import small_net
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.granularity import GRANULARITIES, Grouping
+from prunus.selection.pieces import GRANULARITIES, Grouping
 from tests.conftest import layer_name, layer_zoo
 
 LAYERS = pytest.mark.parametrize("layer", layer_zoo(), ids=layer_name)

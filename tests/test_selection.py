@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import prunus
-from prunus import selection
-from prunus.selection import Scores, Stored, over_layers, over_network
+from prunus.selection import line as selection
+from prunus.selection.line import Scores, Stored
+from prunus.selection.scope import over_layers, over_network
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 

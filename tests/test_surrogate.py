@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import prunus
-from prunus import digits
-from prunus.mup import keep_rows
-from prunus.surrogate import Surrogate
+from prunus.inputs import digits
+from prunus.surrogates.mup import keep_rows
+from prunus.surrogates.surrogate import Surrogate
 from tests.conftest import everything, import_file, labels_of, same, small_net
 
 

@@ -20,16 +20,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from prunus import digits
-from prunus.attacks import LOSSES, Iterative, diversify
-from prunus.cli import main
-from prunus.ghost import Ghost
-from prunus.methods import Build, Method, methods
-from prunus.networks import load_network
-from prunus.pixels import Normalized, normalization, own_size, round_within
-from prunus.surrogate import Diversified
-from prunus.transfer_report import by_gradients
-from prunus.transfer_results import TransferRow, gain, summary_lines, wilson
+from prunus.cli.main import main
+from prunus.inputs import digits
+from prunus.inputs.networks import load_network
+from prunus.results.transfers import by_gradients
+from prunus.surrogates.diversified import Diversified
+from prunus.surrogates.ghost import Ghost
+from prunus.transfer.attacks import LOSSES, Iterative, diversify
+from prunus.transfer.methods import Build, Method, methods
+from prunus.transfer.pixels import Normalized, normalization, own_size, round_within
+from prunus.transfer.rows import TransferRow
+from prunus.transfer.statistics import gain, wilson
+from prunus.transfer.summaries import summary_lines
 from tests.conftest import everything, interrupt, labels_of, same, small_net
 
 EPS = 8 / 255

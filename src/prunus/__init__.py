@@ -6,15 +6,17 @@
 216
 """
 
-from prunus.application import apply_masks, restore
-from prunus.criteria import Criterion, Groups, fill_gradients
-from prunus.ensemble import Ensemble
-from prunus.evaluation import Point, Result, Setting, evaluate, sweep
+from prunus.evaluation.evaluate import Result, evaluate
+from prunus.evaluation.sweep import Point, Setting, sweep
+from prunus.inputs import digits
 from prunus.masks import Masks
-from prunus.mup import MUP
-from prunus.pruning import Pruning, global_prune, gradient_prune, make_masks, prune
-from prunus.ranking import Ranking, rank
-from prunus.surrogate import Diversified
+from prunus.scores.criteria import Criterion, Groups
+from prunus.scores.evidence import fill_gradients
+from prunus.selection.ranking import Ranking, rank
+from prunus.surrogates.diversified import Diversified
+from prunus.surrogates.ensemble import Ensemble
+from prunus.surrogates.mup import MUP
+from prunus.verbs import Pruning, apply_masks, global_prune, gradient_prune, make_masks, prune, restore
 
 __version__ = "0.1.0"
 
@@ -31,6 +33,7 @@ __all__ = [
     "Result",
     "Setting",
     "apply_masks",
+    "digits",
     "evaluate",
     "fill_gradients",
     "global_prune",

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line, or say what it needs."""
     try:
-        from prunus.cli import main as run
+        from prunus.cli.main import main as run
     except ModuleNotFoundError as error:
         sys.exit(f'prunus: the command line needs {error.name}: pip install "prunus[cli]"')
     sys.exit(run())

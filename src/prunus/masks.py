@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prunus.arguments import check_fraction
 from prunus.files import whole_file
-from prunus.granularity import Grouping
-from prunus.selection import PIECE, Room, as_array, compare
 
 
 class Masks(Mapping[str, Tensor]):
@@ -150,82 +145,3 @@ def check_same_weights(masks: Masks, shapes: Mapping[str, torch.Size], whole: bo
             )
     if whole and (missing := shapes.keys() - masks.keys()):
         raise ValueError(f"masks belong to different weights: no mask for {min(missing)!r}")
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The lowest-scored groups of a network: what a draw may prune.
-
-    Args:
-        kept: by weight name, one boolean a group, False = candidate.
-        groupings: by weight name, how its tensor falls into groups.
-        devices: by weight name, where its mask is wanted.
-    """
-
-    kept: Mapping[str, Tensor]
-    groupings: Mapping[str, Grouping]
-    devices: Mapping[str, torch.device]
-
-    def draw(self, p_bern: float = 1.0, generator: torch.Generator | None = None) -> Masks:
-        """Prune every candidate with chance `p_bern`, independently; no random number is used at 0 or 1.
-
-        Raises:
-            TypeError: `p_bern` is not a number.
-            ValueError: `p_bern` is outside [0, 1].
-        """
-        p_bern = check_fraction("p_bern", p_bern)
-        return Masks(dict(fall(self.kept.items(), self.groupings, self.devices, p_bern, generator)))
-
-
-def fall(
-    kept: Iterable[tuple[str, Tensor]],
-    groupings: Mapping[str, Grouping],
-    devices: Mapping[str, torch.device],
-    p_bern: float,
-    generator: torch.Generator | None,
-) -> Iterator[tuple[str, Tensor]]:
-    """One draw over candidates as they come: a mask of the weight's shape each."""
-    room = Room(sum(grouping.count for grouping in groupings.values()))
-    for name, groups in kept:
-        survivors = groups if p_bern == 1 else room.take(len(groups), groups.device)
-        if p_bern < 1:
-            for some, place in zip(torch.split(groups, PIECE), torch.split(survivors, PIECE), strict=True):
-                fallen = bernoulli(len(some), p_bern, generator).to(groups.device)
-                # Kept, or else not fallen
-                compare(np.greater_equal, as_array(some), as_array(fallen), as_array(place))
-        yield name, groupings[name].expand(survivors.to(devices[name]))
-
-
-def bernoulli(count: int, p: float, generator: torch.Generator | None = None) -> Tensor:
-    """`count` booleans, each True with chance p exactly, on the device of the generator.
-
-    The binary digits of p are compared with random bits, eight at a time; at p = 1/2 the first one decides.
-    On other devices than the CPU, torch draws.
-
-    Example:
-        >>> bool(bernoulli(100, 0.0).any()), bool(bernoulli(100, 1.0).all())
-        (False, True)
-    """
-    device = generator.device if generator else torch.device("cpu")
-    if p in (0, 1):
-        return torch.full((count,), bool(p), device=device)
-    if device.type != "cpu":
-        return torch.empty(count, dtype=torch.bool, device=device).bernoulli_(p, generator=generator)
-    first, rest = divmod(p * 256, 1)
-    digits = f"{int(first):08b}" if rest else f"{int(first):08b}".rstrip("0")
-    words = torch.empty(len(digits), -(-count // 64), dtype=torch.int64, device="cpu")
-    same = words.random_(-(2**63), None, generator=generator).numpy()  # whether the digits are
-    fallen, undecided = np.zeros_like(same[0]), ~np.zeros_like(same[0])
-    for digit, bits in zip(digits, same, strict=True):
-        if digit == "1":
-            fallen |= undecided & ~bits
-        undecided &= bits
-    drawn = _booleans(fallen, count)
-    if rest:
-        places = np.flatnonzero(_booleans(undecided, count))
-        drawn[places] = bernoulli(len(places), rest, generator).numpy()
-    return torch.from_numpy(drawn)
-
-
-def _booleans(words: np.ndarray, count: int) -> np.ndarray:
-    return np.unpackbits(words.view(np.uint8), count=count).view(np.bool_)

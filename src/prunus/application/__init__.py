@@ -1,0 +1,1 @@
+"""How do masks reach the computation, and back?"""

@@ -1,0 +1,93 @@
+"""Kinds of values on the command line: lists of names, lists and ranges of numbers."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import click
+
+from prunus.checks import spread
+
+
+class Names(click.ParamType[Any]):
+    """Comma-separated names, each of them one of `choices` where those are given."""
+
+    def __init__(self, *choices: str) -> None:
+        self.choices = choices
+        self.name = "names"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How `--help` shows the value."""
+        return f"[{'|'.join(self.choices)}],…" if self.choices else "NAME,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A tuple without duplicates."""
+        if not isinstance(value, str):
+            return value
+        names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+        for name in names:
+            if self.choices and name not in self.choices:
+                self.fail(f"{name!r} is not one of {', '.join(self.choices)}", param, ctx)
+        if not names:
+            self.fail("expected at least one name", param, ctx)
+        return names
+
+
+class Numbers(click.ParamType[Any]):
+    """Comma-separated numbers and ranges FIRST:LAST:STEP, both ends included."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type[int] | type[float] = float, count: int | None = None) -> None:
+        self.kind, self.count = kind, count
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How `--help` shows the value."""
+        return "NUMBER,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A tuple."""
+        if not isinstance(value, str):
+            return value
+        try:
+            numbers = [number for part in value.split(",") for number in spread(part)]
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if self.count not in (None, len(numbers)):
+            self.fail(f"expected {self.count} numbers, got {len(numbers)}", param, ctx)
+        if self.kind is int and any(number % 1 or abs(number) >= 2**63 for number in numbers):
+            self.fail(f"{value!r} is not a list of whole numbers", param, ctx)
+        return tuple(self.kind(number) for number in numbers)
+
+
+class Pixels(click.ParamType[Any]):
+    """Changes of a pixel in [0, 1], as 8/255 or 0.03, with commas between several."""
+
+    name = "pixels"
+
+    def __init__(self, several: bool) -> None:
+        self.several = several
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How `--help` shows the value."""
+        return "8/255,…" if self.several else "2/255"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A tuple."""
+        if not isinstance(value, str):
+            return value
+        try:
+            numbers = [_ratio(part) for part in value.split(",")]
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r} is not a number such as 8/255 or 0.03", param, ctx)
+        if len(numbers) > 1 and not self.several:
+            self.fail(f"expected one number, got {value!r}", param, ctx)
+        if not all(0 < number <= 1 for number in numbers):
+            self.fail(f"{value!r} is not in (0, 1]: pixels are in [0, 1]", param, ctx)
+        return tuple({f"{255 * number:g}": number for number in numbers}.values())
+
+
+def _ratio(text: str) -> float:
+    above, _, below = text.partition("/")
+    return float(Fraction(above.strip()) / Fraction(below.strip() or 1))

@@ -1,0 +1,203 @@
+"""What does it cost?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.application.pruned import PASSES, unpruned
+from prunus.checks import check_fraction, choose
+from prunus.evaluation.evaluate import Result, evaluate
+from prunus.masks import Masks
+from prunus.scores.criteria import CRITERIA
+from prunus.selection.pieces import GRANULARITIES, NORMS
+from prunus.selection.ranking import Ranking, rank
+from prunus.selection.scope import SCOPES
+from prunus.verbs import apply_masks
+from prunus.weights import Layers, Patterns
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to prune."""
+
+    p_prune: float
+    p_bern: float = 1.0
+    granularity: str = "weight"
+    criterion: str = "magnitude"
+    scope: str = "global"
+    norm: str = "l1"
+    passes: str = "both"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fraction("p_prune", self.p_prune)
+        check_fraction("p_bern", self.p_bern)
+        choose("granularity", self.granularity, GRANULARITIES)
+        choose("criterion", self.criterion, CRITERIA)
+        choose("scope", self.scope, SCOPES)
+        choose("norm", self.norm, NORMS)
+        choose("passes", self.passes, PASSES)
+
+    @property
+    def ranked_by(self) -> tuple[str, str, str, str, int]:
+        """Settings that agree in this share one ranking."""
+        return (self.granularity, self.criterion, self.scope, self.norm, self.seed)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one setting costs, and the (pruned, all) weights of every layer."""
+
+    setting: Setting
+    result: Result
+    layers: dict[str, tuple[int, int]]
+
+    @property
+    def pruned(self) -> int:
+        """Number of pruned weights."""
+        return sum(pruned for pruned, _ in self.layers.values())
+
+    @property
+    def weights(self) -> int:
+        """Number of prunable weights."""
+        return sum(weights for _, weights in self.layers.values())
+
+    @property
+    def pruned_fraction(self) -> float:
+        """`pruned / weights`."""
+        return self.pruned / self.weights
+
+
+def grid(
+    p_prune: Sequence[float] | float,
+    p_bern: Sequence[float] | float = 1.0,
+    granularity: Sequence[str] | str = "weight",
+    criterion: Sequence[str] | str = "magnitude",
+    scope: Sequence[str] | str = "global",
+    norm: str = "l1",
+    passes: str = "both",
+    seeds: Sequence[int] | int = 0,
+) -> list[Setting]:
+    """Every combination, once; each argument is one value or several."""
+    return [
+        Setting(p, bern, piece, how, where, norm, passes, seed)
+        for piece in _several(granularity)
+        for how in _several(criterion)
+        for where in _several(scope)
+        for seed in _several(seeds)
+        for bern in _several(p_bern)
+        for p in _several(p_prune)
+    ]
+
+
+def _several(value: Any) -> list[Any]:
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    return list(dict.fromkeys(value)) if several else [value]
+
+
+def measure(
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    settings: Iterable[Setting],
+    *,
+    layers: Layers = (nn.Conv2d,),
+    include: Patterns | None = None,
+    exclude: Patterns | None = (),
+    amp: torch.dtype | None = None,
+) -> Iterator[Point]:
+    """Measure settings one by one. Neighbours that rank alike are ranked once.
+
+    Without anything pruned, the network is measured once. It is pruned only while a point is being made,
+    never when one is handed out.
+    """
+    clean: Result | None = None  # of the unpruned network, which many settings share
+    for _, alike in groupby(settings, lambda setting: setting.ranked_by):
+        batch = list(alike)
+        first, generator = batch[0], torch.Generator().manual_seed(batch[0].seed)
+        ranking = rank(
+            model,
+            criterion=first.criterion,
+            granularity=first.granularity,
+            scope=first.scope,
+            norm=first.norm,
+            layers=layers,
+            include=include,
+            exclude=exclude,
+            generator=generator,
+        )
+        ranked = generator.get_state()
+        for setting, masks in _masks(ranking, batch, generator, ranked):
+            if clean and not masks.pruned:
+                result = clean
+            else:
+                with unpruned(model):
+                    apply_masks(model, masks, setting.passes)
+                    result = evaluate(model, loader, amp)
+            clean = clean if masks.pruned else result
+            yield Point(setting, result, masks.counts)
+
+
+def _masks(
+    ranking: Ranking, settings: Sequence[Setting], generator: torch.Generator, state: Tensor
+) -> Iterator[tuple[Setting, Masks]]:
+    cuts = ranking.candidates([setting.p_prune for setting in settings])
+    for setting, candidates in zip(settings, cuts, strict=True):
+        generator.set_state(state)  # as `prune` with this seed would draw, whatever came before
+        yield setting, candidates.draw(setting.p_bern, generator)
+
+
+def sweep(
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    *,
+    p_prune: Sequence[float] | float,
+    p_bern: Sequence[float] | float = 1.0,
+    granularity: Sequence[str] | str = "weight",
+    criterion: Sequence[str] | str = "magnitude",
+    scope: Sequence[str] | str = "global",
+    norm: str = "l1",
+    passes: str = "both",
+    seeds: Sequence[int] | int = 0,
+    layers: Layers = (nn.Conv2d,),
+    include: Patterns | None = None,
+    exclude: Patterns | None = (),
+    amp: torch.dtype | None = None,
+) -> list[Point]:
+    """Accuracy at every combination of the given values; the model is left as it was.
+
+    The point of a seed is that of `prunus.prune(..., generator=torch.Generator().manual_seed(seed))`.
+
+    Args:
+        model: from images to logits; of a pruned one, the original weights are pruned.
+        loader: (images, labels) batches, read once for every point.
+        p_prune: one fraction in [0, 1] or several; likewise `p_bern`.
+        granularity: one name or several; likewise `criterion`, `scope` and `seeds`. See `prunus.rank`.
+        norm: see `prunus.rank`; likewise `layers`, `include`, `exclude`.
+        passes: "both", "backward" or "forward".
+        amp: run under autocast in this dtype; default off.
+
+    Returns:
+        Points in the order granularity, criterion, scope, seed, p_bern, p_prune: `.setting`,
+        `.result` (see `evaluate`), `.pruned_fraction`, `.layers`.
+
+    Raises:
+        TypeError: `loader` can be read only once.
+        ValueError: as `prunus.rank` and `evaluate` do.
+
+    Example:
+        >>> import prunus
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten())
+        >>> data = [(torch.rand(2, 1, 3, 3), torch.tensor([0, 1]))]
+        >>> [point.pruned for point in prunus.sweep(net, data, p_prune=(0, 0.25, 0.5))]
+        [0, 9, 18]
+    """
+    if isinstance(loader, Iterator):
+        raise TypeError("loader is an iterator, which can be read once only: give a DataLoader or a list")
+    settings = grid(p_prune, p_bern, granularity, criterion, scope, norm, passes, seeds)
+    return list(measure(model, loader, settings, layers=layers, include=include, exclude=exclude, amp=amp))

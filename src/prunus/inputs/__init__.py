@@ -1,0 +1,1 @@
+"""Which network, on which images?"""

@@ -1,0 +1,259 @@
+"""On which images? Folders of classes, synthetic images, and the built-in digits."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
+
+from prunus.extras import need
+from prunus.inputs import digits
+from prunus.inputs.networks import Network
+
+Example = tuple[Tensor, int] | str
+Batch = tuple[Tensor, Tensor]
+SYNTHETIC = 256  # images
+
+
+class BadImageError(ValueError):
+    """An image file that cannot be read."""
+
+
+class ImageFolder(Dataset[Example]):
+    """ROOT/<class>/*, classes in alphabetical order. An unreadable image gives its error message."""
+
+    def __init__(self, root: Path, transform: Callable[[Any], Tensor]) -> None:
+        folder = need("torchvision.datasets.folder", "eval")
+        if not root.is_dir():
+            raise ValueError(f"no folder {str(root)!r}: expected images in {root}/<class>/*")
+        names = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+        try:
+            if not names:
+                raise FileNotFoundError("no class folder in it")
+            numbers = {name: number for number, name in enumerate(names)}
+            self.samples = folder.make_dataset(str(root), numbers, folder.IMG_EXTENSIONS)
+        except FileNotFoundError as error:  # or a class without images
+            raise ValueError(f"{root}: {str(error).splitlines()[0]}") from error
+        self.root, self.classes, self.transform = root, len(names), transform
+        self.load = folder.default_loader
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Example:
+        path, label = self.samples[index]
+        try:
+            image = self.load(path)
+        except Exception as error:  # Pillow raises many kinds
+            return f"{path} ({type(error).__name__}: {error})"
+        return self.transform(image), label
+
+
+def first_image(dataset: Dataset[Any]) -> Tensor:
+    """The first image that can be read.
+
+    Raises:
+        ValueError: there is none.
+    """
+    total: int = len(dataset)  # type: ignore[arg-type]
+    for index in range(total):
+        example = dataset[index]
+        if not isinstance(example, str):
+            image: Tensor = example[0]
+            return image
+    raise ValueError(f"none of the {total} images can be read")
+
+
+class Images:
+    """Batches of a data set; counts the images that could not be read.
+
+    Args:
+        dataset: examples; a string stands for an image that could not be read.
+        skip_bad: leave such images out instead of raising.
+        subset: number of images to take, at random but always the same; default all.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Example],
+        *,
+        batch_size: int,
+        workers: int = 0,
+        skip_bad: bool = False,
+        subset: int | None = None,
+    ) -> None:
+        self.size: int = len(dataset)  # type: ignore[arg-type]
+        if subset is not None and subset < self.size:
+            chosen = torch.randperm(self.size, generator=torch.Generator().manual_seed(0))[:subset]
+            dataset, self.size = Subset(dataset, chosen.tolist()), subset
+        self.skip_bad, self.bad = skip_bad, dict[str, None]()
+        self.loader = DataLoader(
+            dataset,
+            batch_size,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+        )
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches (images, labels).
+
+        Raises:
+            BadImageError: an image cannot be read and `skip_bad` is off.
+        """
+        for batch, bad, shapes in self.loader:
+            if len(shapes) > 1:
+                raise ValueError(f"images differ in size ({', '.join(shapes[:3])}): give --image-size")
+            if bad and not self.skip_bad:
+                raise BadImageError(f"cannot read image {bad[0]}; --skip-bad-images goes on without it")
+            self.bad.update(dict.fromkeys(bad))
+            if batch is not None:
+                yield batch
+
+
+def _collate(examples: Iterable[Example]) -> tuple[Batch | None, list[str], list[str]]:
+    """A batch of what can be read, messages about the rest, and the shapes there are."""
+    examples = list(examples)
+    good = [example for example in examples if not isinstance(example, str)]
+    bad = [example for example in examples if isinstance(example, str)]
+    shapes = list(dict.fromkeys(str(tuple(image.shape)) for image, *_ in good))
+    # Errors are raised in the main process: from a worker they come with a traceback for a message.
+    return (tuple(default_collate(good)) if len(shapes) == 1 else None), bad, shapes
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images come from.
+
+    Args:
+        data: folder with val/<class>/*, and train/<class>/* for criteria that need gradients.
+        dummy: synthetic images in place of data.
+        size: of synthetic images, and of those that `find_victims` takes for all networks.
+        skip_bad: leave unreadable images out instead of raising.
+        calibration: number of training images that gradients are taken on.
+    """
+
+    data: Path | None = None
+    dummy: bool = False
+    size: int | None = None
+    skip_bad: bool = False
+    calibration: int = 512
+    batch_size: int = 256
+    workers: int = 0
+
+    def fingerprint(self, split: str) -> str:
+        """SHA-256 over the names and sizes of the image files: the same images, or others."""
+        digest = hashlib.sha256()
+        folder = self.data / split if self.data else None
+        for path in sorted(folder.rglob("*")) if folder else ():
+            if path.is_file():
+                digest.update(f"{path.relative_to(folder or path)} {path.stat().st_size}".encode())
+        return digest.hexdigest()
+
+
+def open_images(network: Network, source: Source, train: bool = False) -> Images:
+    """The images that a network is measured on, or those that it takes gradients on.
+
+    Raises:
+        ValueError: no images, or images of another number of classes than the network tells apart.
+    """
+    dataset, workers = _dataset(network, source, train)
+    return Images(
+        dataset,
+        batch_size=source.batch_size,
+        workers=workers,
+        skip_bad=source.skip_bad,
+        subset=source.calibration if train else None,
+    )
+
+
+def _dataset(network: Network, source: Source, train: bool) -> tuple[Dataset[Example], int]:
+    if network.transform is None:
+        if source.data or source.dummy:
+            raise ValueError(f"{network.name} reads the built-in digits: leave out --data and --dummy")
+        need("sklearn", "eval")
+        return TensorDataset(*digits.load_images(train)), 0  # type: ignore[return-value]
+    if source.dummy:
+        side = source.size or 224
+        fake = need("torchvision.datasets", "eval").FakeData(SYNTHETIC, (3, side, side), 1, network.transform)
+        fake.num_classes = classes_of(network, first_image(fake))
+        return fake, source.workers
+    if source.data is None:
+        raise ValueError(f"{network.name} needs images: --data DIR with DIR/val/<class>/*, or --dummy")
+    folder = ImageFolder(source.data / ("train" if train else "val"), network.transform)
+    classes = classes_of(network, first_image(folder))
+    if classes != folder.classes:
+        raise ValueError(
+            f"{source.data} has {folder.classes} class folders, but {network.name} tells {classes} apart"
+        )
+    return folder, source.workers
+
+
+def classes_of(network: Network, image: Tensor) -> int:
+    """The number of classes the network tells apart, found by running it."""
+    place = next(network.model.parameters(), image).device
+    try:
+        with torch.no_grad():
+            logits = network.model(image[None].to(place))
+    except Exception as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise ValueError(
+            f"{network.name} cannot run on an image of shape {tuple(image.shape)}: {reason}"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"{network.name} must give logits (batch, classes), got {shape}")
+    return logits.shape[1]
+
+
+class Nips2017(Dataset[Any]):
+    """The layout of the NIPS 2017 competition: ROOT/images/ID.png, and ROOT/images.csv.
+
+    The table has the columns ImageId, TrueLabel and TargetClass, classes counted from 1.
+    """
+
+    def __init__(self, root: Path, transform: Any) -> None:
+        table = root / "images.csv"
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        missing = {"ImageId", "TrueLabel", "TargetClass"} - set(rows[0] if rows else ())
+        if missing:
+            raise ValueError(f"{table} has no rows, or no column {min(missing)}")
+        self.examples: list[tuple[Path, int, int]] = []
+        for number, row in enumerate(rows, 2):
+            try:
+                label, target = int(row["TrueLabel"]) - 1, int(row["TargetClass"]) - 1
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"{table}, line {number}: TrueLabel and TargetClass must be numbers"
+                ) from None
+            if label == target or min(label, target) < 0:
+                raise ValueError(
+                    f"{table}, line {number}: TrueLabel and TargetClass must differ and count from 1, "
+                    f"got {label + 1} and {target + 1}"
+                )
+            self.examples.append((root / "images" / f"{row['ImageId']}.png", label, target))
+        self.transform = transform
+        self.load = need("torchvision.datasets.folder", "eval").default_loader
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Any:
+        path, label, target = self.examples[index]
+        try:
+            image = self.load(str(path))
+        except Exception as error:  # Pillow raises many kinds
+            return f"{path} ({type(error).__name__}: {error})"
+        return self.transform(image), label, target

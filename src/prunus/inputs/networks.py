@@ -1,0 +1,224 @@
+"""Which network? A torchvision name, `timm:NAME`, `FILE.py:callable` or `digits:NAME`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
+
+from prunus.extras import need
+from prunus.inputs import digits
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images become inputs where the network brings no preprocessing of its own.
+
+    Args:
+        size: the shorter side is resized to it and the central square cut out; default as it is.
+        mean: subtracted from each RGB channel in [0, 1]; default 0.
+        std: by which each channel is then divided; default 1.
+    """
+
+    size: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def transform(self) -> Callable[[Any], Tensor]:
+        """From a PIL image to a float tensor (3, height, width)."""
+        transforms = need("torchvision.transforms", "eval")
+        square = [transforms.Resize(self.size), transforms.CenterCrop(self.size)] if self.size else []
+        scale = transforms.Normalize(self.mean or (0.0, 0.0, 0.0), self.std or (1.0, 1.0, 1.0))
+        composed: Callable[[Any], Tensor] = transforms.Compose([*square, transforms.ToTensor(), scale])
+        return composed
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in eval mode, the name it goes by, and how images become its inputs."""
+
+    name: str
+    model: nn.Module
+    transform: Callable[[Any], Tensor] | None = None
+    code: bytes = b""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over its code, where that is a file, and its state_dict: the same network, or another."""
+        digest = hashlib.sha256(self.code)
+        for name, tensor in self.model.state_dict().items():
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_network(
+    arch: str, weights: str | None = None, preprocessing: Preprocessing | None = None
+) -> Network:
+    """Build a network and load its weights.
+
+    Args:
+        arch: a torchvision name, `timm:NAME`, `FILE.py:callable` or `digits:NAME`.
+        weights: a torchvision enum name, a state_dict file (.pth, read without running code, or
+            .safetensors), or "none"; default the pretrained ones, and for FILE.py:callable
+            whatever the callable returns.
+        preprocessing: in place of that of the network; default its own.
+
+    Raises:
+        ValueError: no such network or weights, or weights that do not fit.
+        ImportError: a library that is not installed, with the extra that brings it.
+    """
+    source = _source(arch)
+    path = Path(weights) if weights and weights != "none" else None
+    is_file = path is not None and (path.suffix in (".pth", ".pt", ".bin", ".safetensors") or path.exists())
+    with torch.random.fork_rng(devices=[]):  # no GPU is touched
+        torch.default_generator.manual_seed(0)  # weights that are not loaded are the same in every run
+        network = source(arch.removeprefix("timm:").removeprefix("digits:"), "none" if is_file else weights)
+    if is_file and path is not None:
+        _load_weights(network.model, path, arch)
+    if preprocessing is not None and preprocessing != Preprocessing():
+        network = replace(network, transform=preprocessing.transform())
+    network.model.eval()
+    return network
+
+
+def load_networks(
+    arch: Sequence[str], weights: Sequence[str] | None = None, preprocessing: Preprocessing | None = None
+) -> list[Network]:
+    """Several networks, with weights for each of them or one for all.
+
+    Raises:
+        ValueError: as `load_network`; another number of weights; two networks of one name.
+    """
+    each: list[str | None] = [*weights] if weights else [None]
+    each *= len(arch) if len(each) == 1 else 1
+    if len(each) != len(arch):
+        raise ValueError(f"{len(each)} weights for {len(arch)} networks: give one for each, or one for all")
+    networks = [load_network(a, w, preprocessing) for a, w in zip(arch, each, strict=True)]
+    names = [network.name for network in networks]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"networks must have different names, got {', '.join(names)}: measure them one by one"
+        )
+    return networks
+
+
+def _source(arch: str) -> Callable[[str, str | None], Network]:
+    if ".py:" in arch:
+        return _from_file
+    if arch.startswith("timm:"):
+        return _from_timm
+    if arch.startswith("digits:"):
+        return _from_digits
+    return _from_torchvision
+
+
+def _from_torchvision(arch: str, weights: str | None) -> Network:
+    models = need("torchvision.models", "eval")
+    if arch not in models.list_models(module=models):
+        raise ValueError(
+            f"no torchvision classifier {arch!r}; write timm:NAME or FILE.py:callable for other networks"
+        )
+    enum = models.get_model_weights(arch)
+    names = ["DEFAULT", *enum.__members__]
+    if weights not in (None, "none", *names):
+        raise ValueError(f"{arch} has weights {', '.join(names)}, none, or a file; got {weights!r}")
+    chosen = None if weights == "none" else enum[weights or "DEFAULT"]
+    return Network(arch, models.get_model(arch, weights=chosen), (chosen or enum.DEFAULT).transforms())
+
+
+def _from_timm(arch: str, weights: str | None) -> Network:
+    timm = need("timm", "timm")
+    if weights not in (None, "none"):
+        raise ValueError(f"timm:{arch} takes weights none or a file; got {weights!r}")
+    try:
+        model = timm.create_model(arch, pretrained=weights is None)
+    except RuntimeError as error:  # timm's word for an unknown name
+        raise ValueError(f"timm:{arch}: {error}") from error
+    config = timm.data.resolve_model_data_config(model)
+    return Network(f"timm:{arch}", model, timm.data.create_transform(**config, is_training=False))
+
+
+def _from_digits(arch: str, weights: str | None) -> Network:
+    if arch not in digits.NETWORKS:
+        raise ValueError(f"digits: networks are {', '.join(digits.NETWORKS)}; got {arch!r}")
+    if weights not in (None, "none"):
+        raise ValueError(f"digits:{arch} takes weights none or a file; got {weights!r}")
+    model = digits.NETWORKS[arch]() if weights == "none" else digits.load_network(arch)
+    return Network(f"digits:{arch}", model)
+
+
+def _from_file(arch: str, weights: str | None) -> Network:
+    if weights not in (None, "none"):
+        raise ValueError(f"{arch} takes weights none or a file; got {weights!r} (no such file)")
+    path, _, name = arch.rpartition(":")
+    if not Path(path).is_file():
+        raise ValueError(f"no file {path!r} (from {arch!r})")
+    spec = importlib.util.spec_from_file_location(f"prunus_{Path(path).stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.path.insert(0, str(Path(path).resolve().parent))  # as `python FILE.py` would find its neighbours
+    try:
+        spec.loader.exec_module(module)
+        build = getattr(module, name, None)
+        model = build() if callable(build) else None
+    except Exception as error:
+        raise ValueError(f"{arch} raised {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    if not callable(build):
+        raise ValueError(f"{path} has no callable {name!r}")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{arch} returned {type(model).__name__}, expected a torch.nn.Module")
+    return Network(name, model, Preprocessing().transform(), Path(path).read_bytes())
+
+
+def _load_weights(model: nn.Module, path: Path, arch: str) -> None:
+    state = read_state_dict(path)
+    if not any(name.startswith("module.") for name in model.state_dict()):
+        consume_prefix_in_state_dict_if_present(state, "module.")  # saved from DataParallel
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit {arch}: {reason[:300]}") from error
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The tensors of a .safetensors or torch file, onto the CPU, without running code.
+
+    A training checkpoint is read at its key "state_dict".
+
+    Raises:
+        ValueError: no such file, or not a state_dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no weights file {os.fspath(path)!r}")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files make the readers raise nearly anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path} is not a readable state_dict (truncated, or more than tensors): {reason}"
+        ) from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise ValueError(f"{path} is not a state_dict: expected names and tensors")
+    return dict(state)

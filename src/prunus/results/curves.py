@@ -1,0 +1,106 @@
+"""Pictures of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from prunus.results.folder import Layout
+from prunus.results.rows import Row, varied
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def _curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[str], list[Row]]]:
+    """Rows that differ in ratio and seed alone: network, what sets them apart, and the rows."""
+    apart = [name for name in varied(rows) if name != "seed"]
+    curves: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        cells = row.cells()
+        curves.setdefault((row.network, *(f"{cells[name]}" for name in apart)), []).append(row)
+    for (network, *values), members in curves.items():
+        names = [
+            f"p_bern {value}" if name == "p_bern" else value
+            for name, value in zip(apart, values, strict=True)
+        ]
+        yield network, names, members
+
+
+def curve(rows: Sequence[Row]) -> Figure:
+    """Top-1 accuracy against the pruned fraction: a colour a network, a line style a way to prune.
+
+    Several seeds give the mean, and a band from the lowest to the highest.
+    """
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axes = figure.subplots()
+    networks = list(dict.fromkeys(row.network for row in rows))
+    ways = list(dict.fromkeys(" ".join(names) for _, names, _ in _curves(rows)))
+    styles = ("-", "--", ":", "-.")
+    for network, names, members in _curves(rows):
+        way = ways.index(" ".join(names))
+        _draw_curve(
+            axes,
+            members,
+            label=" · ".join((network, *names)),
+            color=f"C{networks.index(network) % 10}",
+            linestyle=styles[way % 4],
+            marker="os^Dv*"[way % 6],
+        )
+    axes.set_xlabel("pruned weights (%)")
+    axes.set_ylabel("top-1 accuracy (%)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _draw_curve(axes: Axes, rows: Sequence[Row], **style: Any) -> None:
+    by_ratio: dict[float, list[Row]] = {}
+    for row in rows:
+        by_ratio.setdefault(row.point.setting.p_prune, []).append(row)
+    ratios = sorted(by_ratio)
+    tops = [[row.point.result.top1 for row in by_ratio[p]] for p in ratios]
+    means = [sum(top) / len(top) for top in tops]
+    pruned = [100 * sum(row.point.pruned_fraction for row in by_ratio[p]) / len(by_ratio[p]) for p in ratios]
+    axes.plot(pruned, means, markersize=4, **style)
+    if any(len(top) > 1 for top in tops):
+        axes.fill_between(pruned, list(map(min, tops)), list(map(max, tops)), color=style["color"], alpha=0.2)
+
+
+def layers(rows: Sequence[Row]) -> Figure:
+    """Pruned fraction of every layer at every ratio (of the first seed): one panel a curve."""
+    panels = list(_curves(rows))
+    columns = min(len(panels), 4)
+    lines = -(-len(panels) // columns)
+    tallest = max(len(members[0].point.layers) for _, _, members in panels)
+    figure = Figure(
+        figsize=(1 + 3.4 * columns, (1.2 + min(0.14 * tallest + 0.6, 9)) * lines), layout="constrained"
+    )
+    grid = figure.subplots(lines, columns, squeeze=False)
+    image = None
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, (network, names, members) in zip(grid.flat, panels, strict=False):
+        first = [row.point for row in members if row.point.setting.seed == members[0].point.setting.seed]
+        first.sort(key=lambda point: point.setting.p_prune)
+        axes.set_axis_on()
+        fractions = [
+            [pruned / max(1, weights) for pruned, weights in point.layers.values()] for point in first
+        ]
+        image = axes.imshow(np.array(fractions).T, vmin=0, vmax=1, aspect="auto", cmap="viridis")
+        axes.set_title(" · ".join((network, *names)), fontsize=9)
+        axes.set_xticks(range(len(first)), [f"{point.setting.p_prune:g}" for point in first], fontsize=7)
+        axes.set_xlabel("p_prune", fontsize=8)
+        labels = [name.removesuffix(".weight") for name in first[0].layers]
+        axes.set_yticks(range(len(labels)), labels, fontsize=max(2.5, min(7, 400 / len(labels))))
+    if image is not None:
+        figure.colorbar(image, ax=grid, label="pruned fraction of the layer", shrink=0.8)
+    return figure
+
+
+SWEEP = Layout(Row.read, {"curve": curve, "layers": layers})

@@ -1,0 +1,158 @@
+"""What should a person look at? Tables, CSV, JSON and pictures; and results that outlive a crash."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from prunus.evaluation.evaluate import Result
+from prunus.evaluation.sweep import Point, Setting
+from prunus.files import whole_file
+from prunus.masks import Masks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+
+
+
+class Record(Protocol):
+    """A row of any results."""
+
+    def cells(self) -> dict[str, Any]:
+        """Every column of the CSV by name."""
+
+    def stored(self) -> dict[str, Any]:
+        """What the JSON keeps."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Layout(Generic[R]):
+    """How the rows of one kind of results are read, and which pictures and summary are made of them."""
+
+    read: Callable[[Mapping[str, Any]], R]
+    figures: Mapping[str, Callable[[Sequence[R]], Figure]]
+    summary: Callable[[Sequence[R]], list[dict[str, Any]]] | None = None
+
+
+class ResultsFolder(Generic[R]):
+    """The rows measured so far, on disk after each addition.
+
+    Args:
+        path: a folder, made if missing.
+        settings: all that decides the results; a folder holds those of one set of settings.
+        layout: of the rows.
+        part: where several processes write to one folder, the number of this one. Each has a file of its
+            own until number 0, after all the others, finishes.
+
+    Raises:
+        ValueError: the folder holds results of other settings, or none that can be read.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], layout: Layout[R], part: int = 0) -> None:
+        self.path, self.layout, self.part = path, layout, part
+        # As JSON gives it back, so that it compares equal
+        self.settings = json.loads(json.dumps({**settings, "versions": versions()}))
+        self.rows = self.read()
+        self._own = self._read(self._json(part))
+        path.mkdir(parents=True, exist_ok=True)
+
+    def _json(self, part: int) -> Path:
+        return self.path / (f"results.part{part}.json" if part else "results.json")
+
+    def read(self) -> list[R]:
+        """The rows of all parts."""
+        files = [self._json(0), *sorted(self.path.glob("results.part*.json"))]
+        rows = [row for file in files for row in self._read(file)]
+        # A row is in two files where a process was killed between writing the one and deleting the other
+        return list({json.dumps(row.stored()): row for row in rows}.values())
+
+    def _read(self, file: Path) -> list[R]:
+        if not file.exists():
+            return []
+        try:
+            stored = json.loads(file.read_text())
+            before, points = stored["settings"], stored["points"]
+            rows = [self.layout.read(point) for point in points]
+            keys = sorted({*before, *self.settings})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is not a results file of prunus: {error!r}") from error
+        for key in keys:
+            if before.get(key) != self.settings.get(key):
+                raise ValueError(
+                    f"{self.path} holds results of other settings: {key} was {before.get(key)!r}, "
+                    f"now {self.settings.get(key)!r}; choose another folder with -o"
+                )
+        return rows
+
+    def add(self, *rows: R) -> None:
+        """Keep more rows: they are on disk when this returns, as JSON and (of a single process) CSV."""
+        self.rows.extend(rows)
+        self._own.extend(rows)
+        self._write_json(self._own)
+        if not self.part:
+            self._write_csv("results", [row.cells() for row in self.rows])
+
+    def _write_json(self, rows: Sequence[R]) -> None:
+        points = [row.stored() for row in rows]
+        with whole_file(self._json(self.part)) as partial:
+            partial.write_text(json.dumps({"settings": self.settings, "points": points}, indent=1))
+
+    def finish(self) -> None:
+        """Write all that is made from the rows of all parts: the CSV, and the pictures as PNG and SVG."""
+        self.rows = self.read()
+        self._own = list(self.rows)
+        self._write_json(self.rows)
+        for part in self.path.glob("results.part*.json"):
+            part.unlink()
+        self._write_csv("results", [row.cells() for row in self.rows])
+        if self.layout.summary:
+            self._write_csv("summary", self.layout.summary(self.rows))
+        for name, draw in self.layout.figures.items():
+            figure = draw(self.rows)
+            for suffix in ("png", "svg"):
+                with whole_file(self.path / f"{name}.{suffix}") as partial:
+                    figure.savefig(partial, dpi=150)
+
+    def _write_csv(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        with whole_file(self.path / f"{name}.csv") as partial, partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(lines[0]))
+            writer.writeheader()
+            writer.writerows(lines)
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"python": python, "torch": torch.__version__, "prunus": version("prunus")}
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+

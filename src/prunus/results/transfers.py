@@ -1,0 +1,205 @@
+"""What should a person look at after a transfer experiment?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from prunus.results.folder import Layout
+from prunus.transfer.methods import KINDS, Method, PLAIN
+from prunus.transfer.rows import TransferRow, goal_of
+from prunus.transfer.statistics import Shares, gain, wilson
+from prunus.transfer.summaries import Key, Summary, black_box, summarize, summary_lines
+
+Panel = tuple[bool, float]  # targeted, eps
+
+
+def panels(rows: Sequence[TransferRow]) -> list[Panel]:
+    """What there are figures of."""
+    return list(dict.fromkeys((row.targeted, row.eps) for row in rows))
+
+
+def title(panel: Panel) -> str:
+    """In words."""
+    targeted, eps = panel
+    return f"{goal_of(targeted)}, eps {255 * eps:g}/255"
+
+
+def transfer_tables(rows: Sequence[TransferRow]) -> Iterator[Table]:
+    """For each goal and eps, success of every method on every surrogate against every target, in percent."""
+    found = summarize(rows)
+    targets = list(dict.fromkeys(row.target for row in rows))
+    for panel in panels(rows):
+        made = Table(title=title(panel), title_justify="left", box=None, pad_edge=False)
+        for column in ("surrogate", "method"):
+            made.add_column(column, no_wrap=True)
+        for column in (*targets, "black box", "minus plain", "minus random", "s/image"):
+            made.add_column(column, justify="right", no_wrap=True)
+        for surrogate, method in dict.fromkeys((key.surrogate, key.method) for key in found):
+            summaries = [found.get(Key(*panel, surrogate, method, target)) for target in targets]
+            first = next((summary for summary in summaries if summary), None)
+            if first:
+                shares = black_box(found, *panel, surrogate, method)
+                against = (PLAIN if method != PLAIN else None, method.control)
+                made.add_row(
+                    surrogate,
+                    method.name,
+                    *(_rate(summary) if summary else "" for summary in summaries),
+                    f"{100 * float(shares.mean()):.1f}" if shares is not None else "",
+                    *(_gain(shares, black_box(found, *panel, surrogate, other)) for other in against),
+                    f"{first.seconds_per_image:.3f}",
+                )
+        yield made
+
+
+def _rate(summary: Summary) -> str:
+    low, high = wilson(summary.rate * summary.images, summary.images)
+    mark = "*" if summary.key.white_box else ""
+    return f"{100 * summary.rate:.1f} [{100 * low:.0f}, {100 * high:.0f}]{mark}"
+
+
+def _gain(first: Shares | None, second: Shares | None) -> str:
+    if first is None or second is None:
+        return ""
+    mean, low, high = gain(first, second)
+    return f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def heat_map(rows: Sequence[TransferRow]) -> Figure:
+    """Success in percent: a panel for each goal and eps, a line a surrogate and method, a column a target."""
+    found, places = summarize(rows), panels(rows)
+    targets = list(dict.fromkeys(row.target for row in rows))
+    lines = list(dict.fromkeys((key.surrogate, key.method) for key in found))
+    size = 3.2 + (0.75 * len(targets) + 0.4) * len(places), 1.6 + 0.2 * len(lines)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(1, len(places), squeeze=False, sharey=True)
+    for axes, panel in zip(grid.flat, places, strict=True):
+        rates = np.full((len(lines), len(targets)), np.nan)
+        for row, line in enumerate(lines):
+            for column, target in enumerate(targets):
+                key = Key(*panel, *line, target)
+                if key in found:
+                    rates[row, column] = rate = 100 * found[key].rate
+                    text, colour = f"{rate:.0f}{'*' * key.white_box}", "white" if rate < 60 else "black"
+                    axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
+        image = axes.imshow(rates, vmin=0, vmax=100, aspect="auto", cmap="viridis")
+        axes.set_title(title(panel), fontsize=8)
+        axes.set_xticks(range(len(targets)), targets, fontsize=6, rotation=30, ha="right")
+        axes.set_yticks(range(len(lines)), [f"{s} · {method.name}" for s, method in lines], fontsize=6)
+    figure.colorbar(image, ax=grid, label="fooled (%); * white box", shrink=0.8)
+    return figure
+
+
+def by_gradients(rows: Sequence[TransferRow]) -> Figure:
+    """Mean black-box success of one seed, the first that ran, against gradients taken, before rounding."""
+    figure, grid = _grid(rows)
+    found = summarize(rows)
+    methods = sorted({key.method for key in found}, key=lambda method: method.strength or 0)
+    for axes, panel, surrogate in grid:
+        curves: dict[Method, dict[int, list[float]]] = {}
+        for key, summary in found.items():
+            if (key.targeted, key.eps) == panel and key.surrogate == surrogate and not key.white_box:
+                curve = curves.setdefault(key.method, {})
+                for at, count in max((row.curve for row in summary.rows), key=len).items():
+                    curve.setdefault(at, []).append(100 * count / summary.images)
+        for method, curve in curves.items():
+            points = sorted(curve)
+            means = [np.mean(curve[at]) for at in points]
+            nth = [other for other in methods if other.kind == method.kind].index(method)
+            axes.plot(
+                points,
+                means,
+                color=_colour(method.kind),
+                linestyle=("-", "--", ":", "-.")[nth % 4],
+                linewidth=1,
+                marker="o",
+                markersize=2,
+                label=method.name,
+            )
+        axes.set_xlabel("gradients an image", fontsize=8)
+    return _with_legend(figure)
+
+
+def _colour(kind: str) -> str:
+    """The same in every figure."""
+    return "black" if kind == PLAIN.kind else f"C{list(KINDS).index(kind)}"
+
+
+def _with_legend(figure: Figure) -> Figure:
+    """One legend for all panels, below them."""
+    entries = {
+        label: handle
+        for axes in figure.axes
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    for axes in figure.axes:
+        axes.set_ylim(bottom=0)
+    if entries:  # there are targets other than the surrogate
+        figure.legend(
+            entries.values(), entries, loc="outside lower center", ncols=6, frameon=False, fontsize=7
+        )
+    return figure
+
+
+def by_strength(rows: Sequence[TransferRow]) -> Figure:
+    """Mean black-box success against the fraction pruned, with 95% intervals over images."""
+    figure, grid = _grid(rows)
+    found = summarize(rows)
+    methods = sorted({key.method for key in found}, key=lambda method: (method.kind, method.strength or 0))
+    kinds = list(dict.fromkeys(method.kind for method in methods))
+    for axes, panel, surrogate in grid:
+        for kind in kinds:
+            points = []
+            for method in methods:
+                shares = black_box(found, *panel, surrogate, method) if method.kind == kind else None
+                if shares is not None:
+                    rate = float(shares.mean())
+                    low, high = wilson(rate * len(shares), len(shares))
+                    points.append((method.strength, 100 * rate, 100 * (rate - low), 100 * (high - rate)))
+            if kind == PLAIN.kind and points:
+                axes.axhline(points[0][1], color=_colour(kind), linewidth=1, label=kind)
+            elif points:
+                x, y, below, above = zip(*points, strict=True)
+                axes.errorbar(
+                    x,
+                    y,
+                    (below, above),
+                    color=_colour(kind),
+                    linewidth=1,
+                    marker="o",
+                    markersize=3,
+                    label=kind,
+                )
+        axes.set_xlabel("fraction pruned (p_prune) or dropped", fontsize=8)
+    return _with_legend(figure)
+
+
+def _grid(rows: Sequence[TransferRow]) -> tuple[Figure, list[tuple[Axes, Panel, str]]]:
+    """A panel for each goal and eps (down) and surrogate (across)."""
+    surrogates, places = list(dict.fromkeys(row.surrogate for row in rows)), panels(rows)
+    size = (1 + 3 * len(surrogates), 0.6 + 2.6 * len(places))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(places), len(surrogates), squeeze=False, sharey="row")
+    cells = [
+        (grid[line][column], panel, surrogate)
+        for line, panel in enumerate(places)
+        for column, surrogate in enumerate(surrogates)
+    ]
+    for axes, panel, surrogate in cells:
+        axes.set_title(f"{surrogate}: {title(panel)}", fontsize=8)
+        axes.set_ylabel("black-box success (%)", fontsize=8)
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, cells
+
+
+TRANSFER = Layout(
+    TransferRow.read,
+    {"transfer": heat_map, "gradients": by_gradients, "strength": by_strength},
+    summary_lines,
+)

@@ -1,0 +1,156 @@
+"""Masking Unimportant Parameters: every image is attacked on a network pruned for that image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad, vmap
+from torch.nn import functional as F
+
+from prunus.application.detour import StandIn
+from prunus.checks import check_fraction, choose
+from prunus.scores.criteria import CRITERIA, Criterion, Groups
+from prunus.selection.pieces import GRANULARITIES, NORMS, Grouping
+from prunus.surrogates.surrogate import Surrogate
+from prunus.weights import Layers, Patterns, find_weights
+
+Weights = dict[str, Tensor]
+RANKINGS = {name: CRITERIA[name] for name in ("taylor", "gradient", "magnitude")}  # not "random"
+
+
+class MUP(Surrogate):
+    """Masking Unimportant Parameters (Yang, Yu, Xiao, Luo 2023, arXiv 2304.06908).
+
+    Whenever a gradient with respect to the input is being asked for, one forward and backward pass
+    ranks the weights of every layer for each image, the lowest fraction is masked, and the answer is
+    that of the masked network. A batch has one mask for each image, and gives what its images give one by
+    one; it takes two tensors as large as the weights times the batch.
+
+    Args:
+        model: from images (batch, ...) to logits (batch, classes).
+        p_prune: fraction of the groups of each layer that is masked, in [0, 1].
+        criterion: "taylor" |w·g|, "gradient" |g|, "magnitude" |w|, or a function; see `prunus.rank`, also
+            for `granularity`, `norm`, `layers`, `include` and `exclude`.
+        loss: from (logits, labels) to the scalar whose gradient ranks the weights.
+
+    Attributes:
+        wrapped: the network.
+        labels: classes of the images to come, shape (batch,), for the ranking loss; None (the default)
+            takes what the network predicts for each.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of range, see `prunus.rank`; a network that is compiled or pruned;
+            labels of another number than images; batch norm in training mode, which mixes images.
+
+    Example:
+        >>> import prunus
+        >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Flatten(), nn.MaxPool1d(36), nn.Linear(16, 10)).eval()
+        >>> surrogate = prunus.MUP(net, 0.15)
+        >>> x = torch.rand(4, 3, 8, 8, requires_grad=True)
+        >>> surrogate.labels = torch.tensor([3, 1, 4, 1])
+        >>> F.cross_entropy(surrogate(x), surrogate.labels).backward()
+        >>> x.grad.shape
+        torch.Size([4, 3, 8, 8])
+    """
+
+    labels: Tensor | None
+    _p_prune: float
+    _criterion: Criterion
+    _pool: Callable[[Tensor], Tensor]
+    _loss: Callable[[Tensor, Tensor], Tensor]
+    _groupings: dict[str, Grouping]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        p_prune: float = 0.15,
+        *,
+        criterion: str | Criterion = "taylor",
+        granularity: str = "weight",
+        norm: str = "l1",
+        layers: Layers = (nn.Conv2d,),
+        include: Patterns | None = None,
+        exclude: Patterns | None = (),
+        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    ) -> None:
+        super().__init__(model)
+        pieces = choose("granularity", granularity, GRANULARITIES)
+        vars(self).update(
+            labels=None,
+            _p_prune=check_fraction("p_prune", p_prune),
+            _criterion=criterion if callable(criterion) else choose("criterion", criterion, RANKINGS),
+            _pool=choose("norm", norm, NORMS),
+            _loss=loss,
+            _groupings={
+                name: Grouping.of(weight.owners[0], pieces)
+                for name, weight in find_weights(model, layers, include, exclude).items()
+            },
+        )
+
+    def _changed(self, x: Tensor) -> Any:
+        for name, module in self.named_modules():
+            if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
+                raise ValueError(f"{name} is in training mode and mixes images: call eval() first")
+        labels = None if self.labels is None else torch.as_tensor(self.labels, device=x.device)
+        if labels is not None and labels.shape != (len(x),):
+            raise ValueError(
+                f"labels must be one for each of {len(x)} images, got shape {tuple(labels.shape)}"
+            )
+        weights = {name: _row_major(self._shell.get_parameter(name).detach()) for name in self._groupings}
+        by_image = (None, 0, None if labels is None else 0)
+        gradients = vmap(grad(self._ranking_loss), by_image, randomness="different")(
+            weights, _row_major(x.detach()), labels
+        )
+        masked = {name: self._mask(name, weight, gradients.pop(name)) for name, weight in weights.items()}
+        return vmap(self._answer, randomness="different")(masked, _row_major(x))
+
+    def _answer(self, weights: Weights, image: Tensor) -> Any:
+        others: dict[Tensor, Tensor] = {p: _row_major(p.detach()) for p in self.parameters() if p.dim() > 2}
+        copy = self._copy({**others, **{self._shell.get_parameter(name): w for name, w in weights.items()}})
+        return copy(image[None])[0]
+
+    def _ranking_loss(self, weights: Weights, image: Tensor, label: Tensor | None) -> Tensor:
+        logits = self._answer(weights, image)
+        return self._loss(logits[None], (logits.argmax() if label is None else label)[None])
+
+    def _mask(self, name: str, weight: Tensor, gradients: Tensor) -> Tensor:
+        """The weight as each image has it, shape (batch, *weight.shape)."""
+        grouping = self._groupings[name]
+
+        def scores(gradient: Tensor) -> Tensor:
+            groups = Groups(name, grouping.rows(weight), grouping.rows(gradient))
+            return self._pool(self._criterion(groups))
+
+        kept = vmap(grouping.expand)(keep_rows(vmap(scores)(gradients), self._p_prune))
+        return StandIn(kept)(weight)
+
+
+def _row_major(tensor: Tensor) -> Tensor:
+    """The same values in this order: under vmap, torch's average pooling is wrong where channels come last.
+
+    `contiguous()` would leave the strides of 1×1 kernels as they are, and what they make comes out alike.
+    """
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def keep_rows(scores: Tensor, p_prune: float) -> Tensor:
+    """False for the lowest `int(p_prune · N)` of the N scores in each row, ties by position.
+
+    Example:
+        >>> keep_rows(torch.tensor([[3.0, 1.0, 2.0, 1.0], [0.0, 0.0, 0.0, 0.0]]), 0.25).int()
+        tensor([[1, 0, 1, 1],
+                [0, 1, 1, 1]], dtype=torch.int32)
+    """
+    count = int(p_prune * scores.shape[1])
+    if not count:
+        return torch.ones_like(scores, dtype=torch.bool)
+    line = scores.kthvalue(count, dim=1, keepdim=True).values
+    kept, at = scores > line, scores == line
+    ties = count - (~kept & ~at).sum(1, keepdim=True)
+    if (at.sum(1, keepdim=True) > ties).any():
+        kept |= at & (at.cumsum(1) > ties)
+    return kept

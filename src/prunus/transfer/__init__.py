@@ -1,0 +1,1 @@
+"""Who fools whom?"""

@@ -1,0 +1,115 @@
+"""How each target answers the images of each attack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from prunus.transfer.methods import KINDS, Method
+from prunus.transfer.statistics import Shares, wilson
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One attack on all images: on what, how, how far and to what end."""
+
+    surrogate: str
+    method: Method
+    eps: float
+    targeted: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class TransferRow:
+    """How one target answers the images of one attack.
+
+    Args:
+        fooled: a bit an image, packed, in hexadecimal; judged on the PNG files.
+        curve: images fooled after so many gradients each, before rounding.
+        linf, l2: realised changes of pixels in [0, 1]: the largest of all, and the mean norm.
+    """
+
+    surrogate: str
+    method: str
+    strength: float | None
+    target: str
+    targeted: bool
+    eps: float
+    seed: int
+    images: int
+    fooled: str
+    linf: float
+    l2: float
+    seconds_per_image: float
+    curve: dict[int, int]
+
+    @property
+    def cell(self) -> Cell:
+        """The attack whose images were judged."""
+        method = Method(self.method, self.strength)
+        return Cell(self.surrogate, method, self.eps, self.targeted, self.seed)
+
+    def order(self) -> tuple[Any, ...]:
+        """By which rows are shown."""
+        kind = list(KINDS).index(self.method)
+        return (not self.targeted, self.eps, self.surrogate, kind, self.strength or 0, self.target, self.seed)
+
+    @cached_property
+    def hits(self) -> Shares:
+        """Whether each image fools the target."""
+        return np.unpackbits(np.frombuffer(bytes.fromhex(self.fooled), np.uint8), count=self.images).astype(
+            float
+        )
+
+    @property
+    def success(self) -> int:
+        """Images that fool the target, read from their files."""
+        return int(self.hits.sum())
+
+    @property
+    def rate(self) -> float:
+        """Fraction of images that fool the target."""
+        return self.success / self.images
+
+    def cells(self) -> dict[str, Any]:
+        """Every column of the CSV by name."""
+        low, high = wilson(self.success, self.images)
+        return {
+            "surrogate": self.surrogate,
+            "method": self.method,
+            "strength": self.strength,
+            "target": self.target,
+            "white_box": self.surrogate == self.target,
+            "goal": goal_of(self.targeted),
+            "eps_255": round(255 * self.eps, 6),
+            "seed": self.seed,
+            "images": self.images,
+            "success": self.success,
+            "rate": round(self.rate, 6),
+            "wilson_low": round(low, 6),
+            "wilson_high": round(high, 6),
+            "success_before_rounding": self.curve[max(self.curve)],
+            "linf_255": round(255 * self.linf, 4),
+            "l2": round(self.l2, 4),
+            "seconds_per_image": round(self.seconds_per_image, 4),
+            "gradients": max(self.curve),
+        }
+
+    def stored(self) -> dict[str, Any]:
+        """All there is to keep."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, cells: Mapping[str, Any]) -> TransferRow:
+        """A row from what was stored."""
+        return cls(**{**cells, "curve": {int(at): count for at, count in cells["curve"].items()}})
+
+
+def goal_of(targeted: bool) -> str:
+    """In words."""
+    return "targeted" if targeted else "untargeted"

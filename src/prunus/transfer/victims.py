@@ -1,0 +1,139 @@
+"""Which images are attacked? Those that every network classifies correctly."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Subset
+
+from prunus.extras import need
+from prunus.inputs.images import (
+    SYNTHETIC,
+    ImageFolder,
+    Images,
+    Nips2017,
+    Source,
+    classes_of,
+    first_image,
+    open_images,
+)
+from prunus.inputs.networks import Network, Preprocessing
+from prunus.transfer.pixels import own_size, predict
+
+
+@dataclass(frozen=True)
+class Victims:
+    """Images to attack.
+
+    Args:
+        images: in [0, 1], of 256 levels, (count, channels, height, width).
+        labels: their classes, which every network answers.
+        targets: for targeted attacks, another class for each.
+        seen: how many images were looked at until there were enough.
+    """
+
+    images: Tensor
+    labels: Tensor
+    targets: Tensor
+    seen: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over images, labels and targets."""
+        digest = hashlib.sha256()
+        for tensor in ((255 * self.images).round().byte(), self.labels, self.targets):
+            digest.update(f"{tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def find_victims(
+    networks: Sequence[Network], models: Mapping[str, nn.Module], source: Source, count: int
+) -> Victims:
+    """The first images, in an order that is random but always the same, that all networks get right.
+
+    Of synthetic images, which have no class, all are taken, and what the first network answers is
+    taken for their label.
+
+    Args:
+        networks: how images are read for them.
+        models: what takes pixels in [0, 1] for each, all on one device.
+        source: folder val/<class>/*, the layout of NIPS 2017, synthetic images or the digits.
+        count: how many; fewer where there are not as many.
+
+    Raises:
+        ValueError: there is none, or the networks read different images or tell other classes apart.
+    """
+    dataset = _dataset(networks, source)
+    total, classes = len(dataset), _same_classes(networks, dataset)
+    generator = torch.Generator().manual_seed(0)
+    order, chances = torch.randperm(total, generator=generator), torch.rand(total, generator=generator)
+    images = Images(
+        Subset(dataset, order.tolist()),
+        batch_size=source.batch_size,
+        workers=0 if networks[0].transform is None else source.workers,  # digits are in memory
+        skip_bad=source.skip_bad,
+    )
+    found, seen = list[tuple[Tensor, ...]](), 0
+    given: list[Tensor]
+    for batch, labels, *given in images:
+        pixels = (255 * batch).round() / 255
+        logits = [predict(model, pixels) for model in models.values()]
+        if given and given[0].max() >= classes:
+            raise ValueError(f"TargetClass {int(given[0].max()) + 1} is none of {classes} classes")
+        labels = logits[0].argmax(1) if source.dummy else labels
+        right = torch.stack([each.argmax(1) == labels for each in logits]).all(0) | source.dummy
+        other = labels + 1 + (chances[seen : seen + len(labels)] * (classes - 1)).long()
+        targets = given[0] if given else other % classes
+        left = count - sum(len(each) for _, each, _ in found)
+        places = right.nonzero()[:left, 0]
+        found.append((pixels[places], labels[places], targets[places]))
+        seen += len(labels) if len(places) < left else int(places[-1]) + 1
+        if len(places) == left:
+            break
+    for bad in images.bad:
+        print(f"skipped unreadable image {bad}", file=sys.stderr)
+    columns = [torch.cat(column) for column in zip(*found, strict=True)]
+    if not columns or not len(columns[0]):
+        raise ValueError(f"none of {seen} images is classified correctly by all of {', '.join(models)}")
+    return Victims(columns[0], columns[1], columns[2], seen)
+
+
+def _same_classes(networks: Sequence[Network], dataset: Any) -> int:
+    """How many classes all networks tell apart, and the folder has."""
+    image = first_image(dataset)
+    counts = {network.name: classes_of(network, image) for network in networks}
+    if isinstance(dataset, ImageFolder):
+        counts[str(dataset.root)] = dataset.classes
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ValueError(f"networks and images must have the same number of classes, got {told}")
+    return counts[networks[0].name]
+
+
+def _dataset(networks: Sequence[Network], source: Source) -> Any:
+    digits = [network.name for network in networks if network.transform is None]
+    if digits:
+        if len(digits) < len(networks):
+            raise ValueError(f"{', '.join(digits)} read the built-in digits, and the other networks do not")
+        return open_images(networks[0], source).loader.dataset
+    sizes = [size for network in networks if (size := own_size(network))]
+    size = source.size or max(sizes, default=None)
+    transform = Preprocessing(size).transform()
+    if source.dummy:
+        return need("torchvision.datasets", "eval").FakeData(SYNTHETIC, (3, *2 * [size or 224]), 2, transform)
+    if source.data is None:
+        raise ValueError(
+            f"{networks[0].name} needs images: --data DIR with DIR/val/<class>/* or DIR/images.csv, "
+            "or --dummy"
+        )
+    nips = (source.data / "images.csv").is_file()
+    return Nips2017(source.data, transform) if nips else ImageFolder(source.data / "val", transform)

@@ -1,0 +1,254 @@
+"""The verbs users call."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from prunus.application.pruned import PASSES, Passes, _take_off, put_on, zero
+from prunus.checks import check_fraction, choose
+from prunus.masks import Masks, check_same_weights
+from prunus.selection.draw import Candidates
+from prunus.selection.ranking import Choice, rank
+from prunus.weights import layer_weights
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: Unpack[Choice]) -> Masks:
+    """Compute masks and touch nothing.
+
+    `int(p_prune · N)` of the N groups become candidates, lowest score first, ties by position; each
+    is pruned with chance `p_bern`, one independent draw a group (Wang, Wu, Chen 2022, arXiv
+    2208.08677, section 3.2).
+
+    Args:
+        model: any network; of a pruned one, the original weights are ranked.
+        p_prune: fraction of groups that become candidates, in [0, 1].
+        p_bern: chance that a candidate is pruned, in [0, 1]; at 0 and 1 no random number is drawn.
+        **choice: criterion="magnitude", granularity="weight", scope="global", norm="l1",
+            layers=(nn.Conv2d,), include=None, exclude=(), generator=None: see `prunus.rank`.
+
+    Returns:
+        Boolean tensors by weight name, True = keep.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of range; see `prunus.rank`.
+
+    Example:
+        >>> import prunus
+        >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3))
+        >>> prunus.make_masks(net, 0.25, granularity="kernel")
+        Masks(2 weights, 684 of 2,736 pruned)
+    """
+    p_prune, p_bern = check_fraction("p_prune", p_prune), check_fraction("p_bern", p_bern)
+    [candidates] = rank(model, **choice).candidates([p_prune])
+    return candidates.draw(p_bern, choice.get("generator"))
+
+
+class Pruning:
+    """A pruned model and the candidates it was pruned from; as a context manager, restores at the end."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        candidates: Candidates,
+        p_bern: float,
+        passes: Passes,
+        generator: torch.Generator | None,
+    ) -> None:
+        self.model, self.candidates, self.p_bern, self.generator = model, candidates, p_bern, generator
+        self._masks = candidates.draw(p_bern, generator)
+        self._states = put_on(model, {name: (mask, passes) for name, mask in self._masks.items()})
+
+    @property
+    def masks(self) -> Masks:
+        """The masks drawn last, True = keep."""
+        return self._masks
+
+    def redraw(self) -> Masks:
+        """Draw anew which of the same candidates fall, and prune by that.
+
+        Nothing is ranked again, and what weights have learned since is kept. (Values that were written
+        through `.data` into weights that require no gradient leave no trace, and are lost.)
+
+        Raises:
+            RuntimeError: the model has been restored, or pruned anew, since.
+        """
+        if not all(state.attached for state in self._states):
+            raise RuntimeError("the model has been restored or pruned anew since: this pruning has ended")
+        self._masks = self.candidates.draw(self.p_bern, self.generator)
+        for state in self._states:
+            state.set_mask(self._masks[state.name])
+        return self._masks
+
+    def restore(self) -> nn.Module:
+        """Undo this pruning; see `prunus.restore`. Nothing happens if another has taken its place."""
+        for state in self._states:
+            if state.attached:
+                state.remove()
+        return self.model
+
+    def __enter__(self) -> Pruning:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()
+
+
+def prune(
+    model: nn.Module,
+    p_prune: float,
+    *,
+    p_bern: float = 1.0,
+    passes: str = "both",
+    **choice: Unpack[Choice],
+) -> Pruning:
+    """Prune in place of any mask the model is under, and keep a handle on it.
+
+    Args:
+        model: the network; its modules, parameters and state_dict keys stay the same objects.
+        p_prune: fraction of groups that become candidates, in [0, 1].
+        p_bern: chance that a candidate is pruned, in [0, 1].
+        passes: where pruned weights count as zero: "both", "backward" or "forward".
+        **choice: criterion="magnitude", granularity="weight", scope="global", norm="l1",
+            layers=(nn.Conv2d,), include=None, exclude=(), generator=None: see `prunus.rank`.
+
+    Returns:
+        A handle: `.masks`, `.redraw()`, `.restore()`; also a context manager that restores.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of range; see `prunus.rank`. The model is left as it was.
+
+    Example:
+        >>> import prunus
+        >>> net = nn.Conv2d(3, 16, 3)
+        >>> with prunus.prune(net, 0.5, generator=torch.Generator().manual_seed(0)) as pruning:
+        ...     print(pruning.masks.sparsity, int((net.weight == 0).sum()))
+        0.5 216
+        >>> int((net.weight == 0).sum())
+        0
+    """
+    p_prune, p_bern = check_fraction("p_prune", p_prune), check_fraction("p_bern", p_bern)
+    where = choose("passes", passes, PASSES)
+    [candidates] = rank(model, **choice).candidates([p_prune])
+    return Pruning(model, candidates, p_bern, where, choice.get("generator"))
+
+
+def global_prune(
+    model: nn.Module,
+    p_prune: float = 0.3,
+    p_bern: float = 1.0,
+    *,
+    keep_original: bool = True,
+    **choice: Unpack[Choice],
+) -> nn.Module:
+    """Prune the forward and the backward pass.
+
+    Args:
+        model, p_prune, p_bern, **choice: as `prunus.prune`, which also says what is raised.
+        keep_original: keep a backup (`module.weight_orig`) and the mask (`module.weight_mask`, one byte a
+            weight), so that `prunus.restore` can undo the pruning and training leaves pruned weights at
+            zero. If False, weights are set to zero for good, one tensor after another, and next to no
+            memory is taken: nothing can be restored, training may move the zeros, and an interrupt leaves
+            some weights pruned and others not.
+
+    Returns:
+        The same model.
+
+    Example:
+        >>> import prunus
+        >>> net = prunus.global_prune(nn.Conv2d(3, 16, 3), p_prune=0.25)
+        >>> int((net.weight == 0).sum()), int((net.weight_orig == 0).sum())
+        (108, 0)
+    """
+    if keep_original:
+        return prune(model, p_prune, p_bern=p_bern, passes="both", **choice).model
+    check_fraction("p_bern", p_bern)
+    ranking = rank(model, **choice)
+    return zero(model, ranking.groupings, ranking.masks(p_prune, p_bern, choice.get("generator")))
+
+
+def gradient_prune(
+    model: nn.Module, p_prune: float = 0.3, p_bern: float = 1.0, **choice: Unpack[Choice]
+) -> nn.Module:
+    """Prune the backward pass only: outputs stay bitwise those of the unpruned network.
+
+    Gradients that flow *through* pruned weights change; the pruned weights' own do not. It acts where
+    a layer is called on tensors (or is the output of an `nn.MultiheadAttention`), not where other code
+    takes its weight and uses it.
+
+    Args, raises: as `prunus.prune`.
+
+    Returns:
+        The same model.
+
+    Example:
+        >>> import prunus
+        >>> net, x = nn.Conv2d(1, 1, 1, bias=False), torch.ones(1, 1, 1, 1, requires_grad=True)
+        >>> y = prunus.gradient_prune(net, p_prune=1.0)(x)
+        >>> bool((y == net.weight).all()), torch.autograd.grad(y.sum(), x)[0].item()
+        (True, 0.0)
+    """
+    return prune(model, p_prune, p_bern=p_bern, passes="backward", **choice).model
+
+
+def apply_masks(model: nn.Module, masks: Masks, passes: str = "both") -> nn.Module:
+    """Prune `model` by masks made before, in place of any mask it is under.
+
+    Args:
+        model: the network; its weights that have no mask are left alone.
+        masks: by weight name, as `make_masks` or `Masks.load` give them.
+        passes: "both", "backward" (outputs stay bitwise those of the unpruned network) or
+            "forward" (gradients flow through the unpruned weights).
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: `masks` is not a `Masks`.
+        ValueError: unknown `passes`, masks of another network, or a layer with a `weight_mask` or
+            `weight_orig` of its own.
+
+    Example:
+        >>> import prunus
+        >>> net = nn.Conv2d(1, 2, 1, bias=False)
+        >>> masks = prunus.make_masks(net, 0.5)
+        >>> int((prunus.apply_masks(net, masks).weight == 0).sum())
+        1
+    """
+    where = choose("passes", passes, PASSES)
+    if not isinstance(masks, Masks):
+        raise TypeError(f"masks must be prunus.Masks, got {type(masks).__name__}")
+    weights = layer_weights(model)
+    check_same_weights(masks, {name: weight.parameter.shape for name, weight in weights.items()})
+    put_on(model, {name: (mask, where) for name, mask in masks.items()})
+    return model
+
+
+def restore(model: nn.Module) -> nn.Module:
+    """Undo all pruning: every weight is bit for bit what it was. Nothing happens if none is pruned.
+
+    Pruning is undone, and not training: weights that survived keep what they have learned (or been
+    loaded with) since. A parameter that was exchanged by hand since is left as it is.
+
+    Returns:
+        The same model.
+
+    Example:
+        >>> import prunus
+        >>> net = nn.Conv2d(1, 2, 3)
+        >>> before = net.weight.clone()
+        >>> torch.equal(prunus.restore(prunus.global_prune(net, 0.5)).weight, before)
+        True
+    """
+    _take_off(model)
+    return model
