@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.selection.pieces import GRANULARITIES, Grouping
+from prunus.selection.pieces import GRANULARITIES, Partition
 from tests.conftest import layer_name, layer_zoo
 
 LAYERS = pytest.mark.parametrize("layer", layer_zoo(), ids=layer_name)
@@ -34,12 +34,12 @@ def piece_of(layer: nn.Module, granularity: str, index: tuple[int, ...]) -> tupl
 @LAYERS
 @PIECES
 def test_pieces_are_those_of_the_definition(layer: nn.Module, granularity: str) -> None:
-    grouping = Grouping.of(layer, GRANULARITIES[granularity])
-    number = grouping.expand(torch.arange(grouping.count))
+    partition = Partition.of(layer, GRANULARITIES[granularity])
+    number = partition.expand(torch.arange(partition.count))
     indices = list(itertools.product(*map(range, layer.get_parameter("weight").shape)))
     pieces = {piece_of(layer, granularity, index) for index in indices}
-    assert grouping.count == len(pieces)
-    assert grouping.count * grouping.members == number.numel()
+    assert partition.count == len(pieces)
+    assert partition.count * partition.members == number.numel()
     assert len({(piece_of(layer, granularity, index), int(number[index])) for index in indices}) == len(
         pieces
     )
@@ -48,20 +48,20 @@ def test_pieces_are_those_of_the_definition(layer: nn.Module, granularity: str) 
 @LAYERS
 @PIECES
 def test_pieces_are_numbered_in_the_order_of_the_tensor(layer: nn.Module, granularity: str) -> None:
-    grouping = Grouping.of(layer, GRANULARITIES[granularity])
-    number = grouping.expand(torch.arange(grouping.count)).flatten().tolist()
+    partition = Partition.of(layer, GRANULARITIES[granularity])
+    number = partition.expand(torch.arange(partition.count)).flatten().tolist()
     firsts = list(dict.fromkeys(number))
     assert firsts == sorted(firsts)
 
 
 @LAYERS
 @PIECES
-def test_rows_and_expand_agree(layer: nn.Module, granularity: str) -> None:
-    grouping = Grouping.of(layer, GRANULARITIES[granularity])
-    number = grouping.expand(torch.arange(grouping.count))
+def test_table_and_expand_agree(layer: nn.Module, granularity: str) -> None:
+    partition = Partition.of(layer, GRANULARITIES[granularity])
+    number = partition.expand(torch.arange(partition.count))
     assert number.is_contiguous()
-    rows = grouping.rows(number)
-    assert torch.equal(rows, torch.arange(grouping.count)[:, None].expand_as(rows))
+    rows = partition.table(number)
+    assert torch.equal(rows, torch.arange(partition.count)[:, None].expand_as(rows))
 
 
 @LAYERS

@@ -1,4 +1,4 @@
-"""The lowest `int(p · N)` groups, exactly, whatever the scores."""
+"""The lowest `int(p · N)` pieces, exactly, whatever the scores."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import prunus
-from prunus.selection import line as selection
-from prunus.selection.line import Scores, Stored
+from prunus.selection import arrays, line
+from prunus.selection.pieces import Partition
 from prunus.selection.scope import over_layers, over_network
+from prunus.selection.scored import Scored, Scores, Stored
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -28,8 +29,14 @@ def lowest_by_sorting(scores: dict[str, Tensor], fraction: float) -> dict[str, T
     return dict(zip(scores, parts, strict=True))
 
 
-def stored(scores: dict[str, Tensor]) -> dict[str, Scores]:
-    return {name: Stored(score) for name, score in scores.items()}
+def scored(name: str, scores: Scores) -> Scored:
+    """Scores of a vector of single weights."""
+    count = len(scores)
+    return Scored(name, scores, Partition(torch.Size([count]), (1, count, 1, 1), transposed=False, inside=()))
+
+
+def stored(scores: dict[str, Tensor]) -> list[Scored]:
+    return [scored(name, Stored(score)) for name, score in scores.items()]
 
 
 @st.composite
@@ -62,12 +69,12 @@ fractions = st.one_of(st.sampled_from([0.0, 1.0, 0.5, 0.3, 1 / 3, 1e-9]), st.flo
 
 @pytest.fixture(autouse=True, params=[False, True], ids=["small", "streamed"])
 def streamed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole road for few scores too: samples of 50, pieces of 64, and brackets that often miss."""
+    """The whole road for few scores too: samples of 50, chunks of 64, and brackets that often miss."""
     if request.param:
-        monkeypatch.setattr(selection, "SAMPLE", 50)
-        monkeypatch.setattr(selection, "PIECE", 64)
-        monkeypatch.setattr(selection, "BLOCK", 128)
-        monkeypatch.setattr(selection, "MARGIN", 0.5)
+        monkeypatch.setattr(line, "SAMPLE", 50)
+        monkeypatch.setattr(line, "CHUNK", 64)
+        monkeypatch.setattr(arrays, "BLOCK", 128)
+        monkeypatch.setattr(line, "MARGIN", 0.5)
 
 
 anyway = [HealthCheck.function_scoped_fixture]  # it is the same for every example
@@ -103,9 +110,9 @@ class Counted:
     def __len__(self) -> int:
         return len(self.stored)
 
-    def pieces(self, scratch: Tensor) -> Iterator[np.ndarray]:
+    def chunks(self, scratch: Tensor) -> Iterator[np.ndarray]:
         self.passes += 1
-        return self.stored.pieces(scratch)
+        return self.stored.chunks(scratch)
 
     def every(self, first: int, step: int) -> Tensor:
         return self.stored.every(first, step)
@@ -114,7 +121,7 @@ class Counted:
 @pytest.mark.parametrize("levels", [15, 2**20])
 def test_many_ratios_are_ranked_in_the_passes_of_one(levels: int) -> None:
     source = Counted(torch.randint(levels, (10**5,)).float())
-    streams = over_network({"weight": source}, [index / 20 for index in range(20)])
+    streams = over_network([scored("weight", source)], [index / 20 for index in range(20)])
     assert source.passes <= 3
     before = source.passes
     for count, stream in enumerate(streams, 1):

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 import prunus
 from prunus.inputs import digits
-from prunus.surrogates.mup import keep_rows
+from prunus.scores.evidence import inputs
+from prunus.selection.rows import keep_rows
 from prunus.surrogates.surrogate import Surrogate
 from tests.conftest import everything, import_file, labels_of, same, small_net
 
@@ -425,11 +426,17 @@ def test_mup_takes_its_own_predictions_where_no_labels_are_given() -> None:
     assert not torch.equal(gradient_of(first, x), gradient_of(second, x))
 
 
-def test_mup_refuses_what_no_image_ranks() -> None:
-    with pytest.raises(
-        ValueError, match="criterion must be one of taylor, gradient, magnitude; got 'random'"
-    ):
-        prunus.MUP(small_net(), criterion="random")
+def test_mup_takes_every_criterion_that_gradients_are_enough_for() -> None:
+    x = torch.randn(3, 3, 8, 8)
+    answers = [gradient_of(prunus.MUP(small_net().eval(), 0.5, criterion="random"), x) for _ in range(2)]
+    assert not torch.equal(*answers)
+
+    def by_inputs(pieces: prunus.Pieces) -> Tensor:
+        return pieces.inputs
+
+    vars(by_inputs)["needs"] = (inputs,)
+    with pytest.raises(ValueError, match="criterion 'by_inputs' needs inputs; MUP has gradients only"):
+        prunus.MUP(small_net(), criterion=by_inputs)
 
 
 def test_mup_refuses_what_would_mix_images() -> None:

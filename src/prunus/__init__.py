@@ -6,17 +6,21 @@
 216
 """
 
+from prunus.application.pruning import Pruning
 from prunus.evaluation.evaluate import Result, evaluate
 from prunus.evaluation.sweep import Point, Setting, sweep
 from prunus.inputs import digits
 from prunus.masks import Masks
-from prunus.scores.criteria import Criterion, Groups
-from prunus.scores.evidence import fill_gradients
+from prunus.scores.criteria import Criterion, Pieces
+from prunus.scores.collecting import evidence, fill_gradients
+from prunus.scores.evidence import Evidence
 from prunus.selection.ranking import Ranking, rank
 from prunus.surrogates.diversified import Diversified
 from prunus.surrogates.ensemble import Ensemble
 from prunus.surrogates.mup import MUP
-from prunus.verbs import Pruning, apply_masks, global_prune, gradient_prune, make_masks, prune, restore
+from prunus.verbs import apply_masks, global_prune, gradient_prune, make_masks, prune, restore
+
+Groups = Pieces  # its former name
 
 __version__ = "0.1.0"
 
@@ -25,8 +29,10 @@ __all__ = [
     "Criterion",
     "Diversified",
     "Ensemble",
+    "Evidence",
     "Groups",
     "Masks",
+    "Pieces",
     "Point",
     "Pruning",
     "Ranking",
@@ -35,6 +41,7 @@ __all__ = [
     "apply_masks",
     "digits",
     "evaluate",
+    "evidence",
     "fill_gradients",
     "global_prune",
     "gradient_prune",

@@ -1,4 +1,4 @@
-"""Which candidates fall?"""
+"""What is kept?"""
 
 from __future__ import annotations
 
@@ -55,12 +55,13 @@ class Masks(Mapping[str, Tensor]):
         )
 
     def __repr__(self) -> str:
-        return f"Masks({len(self)} weights, {self.pruned:,} of {self.total:,} pruned)"
+        tensors = "1 tensor" if len(self) == 1 else f"{len(self)} tensors"
+        return f"Masks({tensors}, {self.pruned:,} of {self.total:,} weights pruned)"
 
     @property
     def counts(self) -> dict[str, tuple[int, int]]:
         """(pruned, all) weights of every tensor."""
-        return {name: (int((~mask).sum()), mask.numel()) for name, mask in self.items()}
+        return {name: (mask.numel() - int(mask.count_nonzero()), mask.numel()) for name, mask in self.items()}
 
     @property
     def pruned(self) -> int:

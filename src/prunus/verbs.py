@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
-from prunus.application.pruned import PASSES, Passes, _take_off, put_on, zero
+from prunus.application.applying import put_on, take_off, zero
+from prunus.application.passes import PASSES
+from prunus.application.pruning import Pruning
 from prunus.checks import check_fraction, choose
 from prunus.masks import Masks, check_same_weights
-from prunus.selection.draw import Candidates
 from prunus.selection.ranking import Choice, rank
 from prunus.weights import layer_weights
 
@@ -22,16 +21,17 @@ if TYPE_CHECKING:
 def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: Unpack[Choice]) -> Masks:
     """Compute masks and touch nothing.
 
-    `int(p_prune · N)` of the N groups become candidates, lowest score first, ties by position; each
-    is pruned with chance `p_bern`, one independent draw a group (Wang, Wu, Chen 2022, arXiv
+    `int(p_prune · N)` of the N pieces become candidates, lowest score first, ties by position; each
+    is pruned with chance `p_bern`, one independent draw a piece (Wang, Wu, Chen 2022, arXiv
     2208.08677, section 3.2).
 
     Args:
         model: any network; of a pruned one, the original weights are ranked.
-        p_prune: fraction of groups that become candidates, in [0, 1].
+        p_prune: fraction of pieces that become candidates, in [0, 1].
         p_bern: chance that a candidate is pruned, in [0, 1]; at 0 and 1 no random number is drawn.
         **choice: criterion="magnitude", granularity="weight", scope="global", norm="l1",
-            layers=(nn.Conv2d,), include=None, exclude=(), generator=None: see `prunus.rank`.
+            layers=(nn.Conv2d,), include=None, exclude=(), evidence=None,
+            generator=None: see `prunus.rank`.
 
     Returns:
         Boolean tensors by weight name, True = keep.
@@ -44,63 +44,11 @@ def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: 
         >>> import prunus
         >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3))
         >>> prunus.make_masks(net, 0.25, granularity="kernel")
-        Masks(2 weights, 684 of 2,736 pruned)
+        Masks(2 tensors, 684 of 2,736 weights pruned)
     """
     p_prune, p_bern = check_fraction("p_prune", p_prune), check_fraction("p_bern", p_bern)
     [candidates] = rank(model, **choice).candidates([p_prune])
     return candidates.draw(p_bern, choice.get("generator"))
-
-
-class Pruning:
-    """A pruned model and the candidates it was pruned from; as a context manager, restores at the end."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        candidates: Candidates,
-        p_bern: float,
-        passes: Passes,
-        generator: torch.Generator | None,
-    ) -> None:
-        self.model, self.candidates, self.p_bern, self.generator = model, candidates, p_bern, generator
-        self._masks = candidates.draw(p_bern, generator)
-        self._states = put_on(model, {name: (mask, passes) for name, mask in self._masks.items()})
-
-    @property
-    def masks(self) -> Masks:
-        """The masks drawn last, True = keep."""
-        return self._masks
-
-    def redraw(self) -> Masks:
-        """Draw anew which of the same candidates fall, and prune by that.
-
-        Nothing is ranked again, and what weights have learned since is kept. (Values that were written
-        through `.data` into weights that require no gradient leave no trace, and are lost.)
-
-        Raises:
-            RuntimeError: the model has been restored, or pruned anew, since.
-        """
-        if not all(state.attached for state in self._states):
-            raise RuntimeError("the model has been restored or pruned anew since: this pruning has ended")
-        self._masks = self.candidates.draw(self.p_bern, self.generator)
-        for state in self._states:
-            state.set_mask(self._masks[state.name])
-        return self._masks
-
-    def restore(self) -> nn.Module:
-        """Undo this pruning; see `prunus.restore`. Nothing happens if another has taken its place."""
-        for state in self._states:
-            if state.attached:
-                state.remove()
-        return self.model
-
-    def __enter__(self) -> Pruning:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.restore()
 
 
 def prune(
@@ -115,11 +63,12 @@ def prune(
 
     Args:
         model: the network; its modules, parameters and state_dict keys stay the same objects.
-        p_prune: fraction of groups that become candidates, in [0, 1].
+        p_prune: fraction of pieces that become candidates, in [0, 1].
         p_bern: chance that a candidate is pruned, in [0, 1].
         passes: where pruned weights count as zero: "both", "backward" or "forward".
         **choice: criterion="magnitude", granularity="weight", scope="global", norm="l1",
-            layers=(nn.Conv2d,), include=None, exclude=(), generator=None: see `prunus.rank`.
+            layers=(nn.Conv2d,), include=None, exclude=(), evidence=None,
+            generator=None: see `prunus.rank`.
 
     Returns:
         A handle: `.masks`, `.redraw()`, `.restore()`; also a context manager that restores.
@@ -129,7 +78,7 @@ def prune(
         ValueError: an argument out of range; see `prunus.rank`. The model is left as it was.
 
     Example:
-        >>> import prunus
+        >>> import prunus, torch
         >>> net = nn.Conv2d(3, 16, 3)
         >>> with prunus.prune(net, 0.5, generator=torch.Generator().manual_seed(0)) as pruning:
         ...     print(pruning.masks.sparsity, int((net.weight == 0).sum()))
@@ -138,9 +87,9 @@ def prune(
         0
     """
     p_prune, p_bern = check_fraction("p_prune", p_prune), check_fraction("p_bern", p_bern)
-    where = choose("passes", passes, PASSES)
+    choose("passes", passes, PASSES)
     [candidates] = rank(model, **choice).candidates([p_prune])
-    return Pruning(model, candidates, p_bern, where, choice.get("generator"))
+    return Pruning(model, candidates, p_bern, passes, choice.get("generator"))
 
 
 def global_prune(
@@ -174,7 +123,7 @@ def global_prune(
         return prune(model, p_prune, p_bern=p_bern, passes="both", **choice).model
     check_fraction("p_bern", p_bern)
     ranking = rank(model, **choice)
-    return zero(model, ranking.groupings, ranking.masks(p_prune, p_bern, choice.get("generator")))
+    return zero(model, ranking.partitions, ranking.masks(p_prune, p_bern, choice.get("generator")))
 
 
 def gradient_prune(
@@ -192,7 +141,7 @@ def gradient_prune(
         The same model.
 
     Example:
-        >>> import prunus
+        >>> import prunus, torch
         >>> net, x = nn.Conv2d(1, 1, 1, bias=False), torch.ones(1, 1, 1, 1, requires_grad=True)
         >>> y = prunus.gradient_prune(net, p_prune=1.0)(x)
         >>> bool((y == net.weight).all()), torch.autograd.grad(y.sum(), x)[0].item()
@@ -225,12 +174,12 @@ def apply_masks(model: nn.Module, masks: Masks, passes: str = "both") -> nn.Modu
         >>> int((prunus.apply_masks(net, masks).weight == 0).sum())
         1
     """
-    where = choose("passes", passes, PASSES)
+    choose("passes", passes, PASSES)
     if not isinstance(masks, Masks):
         raise TypeError(f"masks must be prunus.Masks, got {type(masks).__name__}")
     weights = layer_weights(model)
     check_same_weights(masks, {name: weight.parameter.shape for name, weight in weights.items()})
-    put_on(model, {name: (mask, where) for name, mask in masks.items()})
+    put_on(model, masks, passes)
     return model
 
 
@@ -244,11 +193,11 @@ def restore(model: nn.Module) -> nn.Module:
         The same model.
 
     Example:
-        >>> import prunus
+        >>> import prunus, torch
         >>> net = nn.Conv2d(1, 2, 3)
         >>> before = net.weight.clone()
         >>> torch.equal(prunus.restore(prunus.global_prune(net, 0.5)).weight, before)
         True
     """
-    _take_off(model)
+    take_off(model)
     return model

@@ -1,4 +1,4 @@
-"""Which tensors may be pruned?"""
+"""Which tensors may be pruned? And what were their values before?"""
 
 from __future__ import annotations
 
@@ -7,14 +7,27 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal, TypeAlias, cast
+from typing import Protocol, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-Layers: TypeAlias = "Sequence[type[nn.Module]] | Literal['all']"
+from prunus.checks import choose
+
+Layer: TypeAlias = "type[nn.Module] | str"
+Layers: TypeAlias = "Layer | Sequence[Layer]"
 Patterns: TypeAlias = "str | Sequence[str]"
 
+
+class Which(TypedDict, total=False):
+    """The keyword arguments of `find_weights`, which all that prunes passes on."""
+
+    layers: Layers
+    include: Patterns | None
+    exclude: Patterns | None
+
+
+STATE = "_prunus"  # the attribute in which a pruned layer keeps the state of its weight
 ALL_LAYERS: tuple[type[nn.Module], ...] = (
     nn.Conv1d,
     nn.Conv2d,
@@ -27,13 +40,27 @@ ALL_LAYERS: tuple[type[nn.Module], ...] = (
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+class State(Protocol):
+    """What a pruned layer keeps at `STATE`."""
+
+    def original_of(self, layer: nn.Module) -> Tensor | None:
+        """The values of this layer's weight before pruning; None where its parameter was exchanged since."""
+
+
 @dataclass(frozen=True)
-class Weight:
+class WeightTensor:
     """One prunable parameter and every module that holds it (several where weights are tied)."""
 
     name: str
     parameter: nn.Parameter
     owners: tuple[nn.Module, ...]
+
+    @property
+    def values(self) -> Tensor:
+        """The values before pruning, detached: survivors as they are now, even if trained since."""
+        states: Iterator[tuple[nn.Module, State | None]] = ((o, vars(o).get(STATE)) for o in self.owners)
+        found = (state.original_of(owner) for owner, state in states if state)
+        return next((values for values in found if values is not None), self.parameter.detach())
 
 
 def find_weights(
@@ -41,7 +68,7 @@ def find_weights(
     layers: Layers = (nn.Conv2d,),
     include: Patterns | None = None,
     exclude: Patterns | None = (),
-) -> dict[str, Weight]:
+) -> dict[str, WeightTensor]:
     """Collect the weights of the chosen layers, in module order, tied weights once.
 
     A pattern is a shell wildcard (`fnmatch`) for the name of a weight ("layer1.0.conv1.weight")
@@ -49,9 +76,9 @@ def find_weights(
     the layer types hold less than half of the model's weights.
 
     Raises:
-        TypeError: `model` is not a module, or `layers` is neither "all" nor module types.
-        ValueError: nothing is left to prune, a pattern matches nothing, or a chosen weight is
-            not a plain floating-point parameter.
+        TypeError: `model` is not a module, or `layers` holds neither module types nor names.
+        ValueError: no layer type of this name, nothing is left to prune, a pattern matches nothing, or a
+            chosen weight is not a plain floating-point parameter.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
@@ -80,26 +107,40 @@ def find_weights(
     return weights
 
 
-def layer_weights(model: nn.Module) -> dict[str, Weight]:
+def layer_weights(model: nn.Module) -> dict[str, WeightTensor]:
     """Every parameter called `weight`, of any module, in module order, tied weights once."""
     names: dict[int, str] = {}
-    found: dict[str, Weight] = {}
+    found: dict[str, WeightTensor] = {}
     for path, module in model.named_modules():
         parameter = module._parameters.get("weight")
         if parameter is not None:
             first = names.setdefault(id(parameter), _weight_name(path))
             owners = found[first].owners if first in found else ()
-            found[first] = Weight(first, parameter, (*owners, module))
+            found[first] = WeightTensor(first, parameter, (*owners, module))
     return found
 
 
 def _layer_types(layers: Layers) -> tuple[type[nn.Module], ...]:
-    if layers == "all":
+    given = tuple(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else (layers,)
+    if "all" in given:
         return ALL_LAYERS
-    types = tuple(layers) if isinstance(layers, Sequence) else (layers,)
-    if not types or not all(isinstance(t, type) and issubclass(t, nn.Module) for t in types):
-        raise TypeError(f'layers must be torch.nn.Module types or "all", got {layers!r}')
-    return cast("tuple[type[nn.Module], ...]", types)
+    names = {kind.__name__: kind for kind in ALL_LAYERS}
+    types = []
+    for layer in given:
+        kind = choose("layers", layer, {"all": None, **names}) if isinstance(layer, str) else layer
+        if not isinstance(kind, type) or not issubclass(kind, nn.Module):
+            raise TypeError(f"layers must be torch.nn.Module types or their names, got {layers!r}")
+        types.append(kind)
+    if not types:
+        raise TypeError(f"layers must be torch.nn.Module types or their names, got {layers!r}")
+    return tuple(types)
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer runs the forward of torch's own convolution or linear layer."""
+    own = "forward" not in vars(layer) and any(type(layer).forward is kind.forward for kind in ALL_LAYERS)
+    convolve = getattr(type(layer), "_conv_forward", None)
+    return own and convolve in (None, *(getattr(kind, "_conv_forward", None) for kind in ALL_LAYERS))
 
 
 def _weight_name(path: str) -> str:
@@ -203,7 +244,7 @@ def check_dtype(name: str, parameter: Tensor) -> None:
         raise ValueError(f"{name} is {parameter.dtype}; prunable are float16, bfloat16, float32, float64")
 
 
-def _check_memory(weights: Iterable[Weight]) -> None:
+def _check_memory(weights: Iterable[WeightTensor]) -> None:
     places: dict[int, str] = {}
     for weight in weights:
         first = places.setdefault(weight.parameter.data_ptr(), weight.name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from prunus.selection.line import PIECE
+from prunus.selection.arrays import CHUNK
 
 
 def keep_only(values: Tensor, mask: Tensor, out: Tensor) -> None:
@@ -24,15 +24,15 @@ def take_over(values: Tensor, others: Tensor, mask: Tensor) -> None:
 
 
 def _bits(values: Tensor, mask: Tensor, out: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Three tensors of one shape as integers, the mask as all ones or none; a piece at a time.
+    """Three tensors of one shape as integers, the mask as all ones or none; a chunk at a time.
 
     On the CPU this is several times as fast as `torch.where`, and as exact.
     """
     whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.itemsize]
-    tensors, size = [values.view(whole), mask.view(torch.int8), out.view(whole)], PIECE
+    tensors, size = [values.view(whole), mask.view(torch.int8), out.view(whole)], CHUNK
     if all(tensor.is_contiguous() for tensor in tensors):
         tensors = [tensor.view(-1) for tensor in tensors]
     else:
-        size = max(1, PIECE // values[0].numel())
+        size = max(1, CHUNK // values[0].numel())
     for source, flags, place in zip(*(torch.split(tensor, size) for tensor in tensors), strict=True):
         yield source, flags.neg(), place

@@ -7,7 +7,6 @@ standardise its weight, or an attention module) is run twice more, once for each
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from prunus.weights import ALL_LAYERS
+from prunus.application.copies import replicate
+from prunus.weights import is_plain
 
 # From gradient of the output, input, weight, and which of the gradients of input, weight and bias
 # are wanted, to those gradients
@@ -90,13 +90,6 @@ def detour(
 
 def _wants_gradient(value: object) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
-
-
-def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer runs the forward of torch's own convolution or linear layer."""
-    own = "forward" not in vars(layer) and any(type(layer).forward is kind.forward for kind in ALL_LAYERS)
-    convolve = getattr(type(layer), "_conv_forward", None)
-    return own and convolve in (None, *(getattr(kind, "_conv_forward", None) for kind in ALL_LAYERS))
 
 
 def _formula(layer: Any, args: tuple[Any, ...]) -> Formula | None:
@@ -189,16 +182,20 @@ def _by_running_again(
             f"{type(user).__name__} is pruned in one pass, which nn.DataParallel can run for torch's own "
             "convolutions and linear layers only: use DistributedDataParallel"
         )
+
+    def buffers() -> dict[Tensor, Tensor]:  # which a forward may write to
+        return {buffer: buffer.clone() for buffer in user.buffers()}
+
     detached = {id(v): v.detach() for v in (*args, *kwargs.values()) if isinstance(v, Tensor)}
     with began.again():
-        for_parameters = _twin(user, {}).forward(
+        for_parameters = replicate(user, buffers()).forward(
             *(detached.get(id(value), value) for value in args),
             **{name: detached.get(id(value), value) for name, value in kwargs.items()},
         )
-    weights = {parameter: parameter.detach() for parameter in user.parameters()}
+    weights: dict[Tensor, Tensor] = {parameter: parameter.detach() for parameter in user.parameters()}
     weights[layer.weight] = stand_in(layer.weight.detach())
     with began.again():
-        for_inputs = _twin(user, weights).forward(*args, **kwargs)
+        for_inputs = replicate(user, weights | buffers()).forward(*args, **kwargs)
     if isinstance(output, Tensor):
         return _Rerouted.apply((output.detach(),), for_inputs, for_parameters)
     if type(output) is not tuple:
@@ -210,17 +207,6 @@ def _by_running_again(
         _Rerouted.apply((value.detach(),), *routes) if isinstance(value, Tensor) else value
         for value, *routes in zip(output, for_inputs, for_parameters, strict=True)
     )
-
-
-def _twin(module: nn.Module, weights: dict[Any, Tensor]) -> nn.Module:
-    """The same module with other tensors for some parameters, and buffers that may be written to."""
-    twin = copy.copy(module)
-    vars(twin)["_parameters"] = {name: weights.get(p, p) for name, p in module._parameters.items()}
-    vars(twin)["_buffers"] = {name: b if b is None else b.clone() for name, b in module._buffers.items()}
-    vars(twin)["_modules"] = {
-        name: child if child is None else _twin(child, weights) for name, child in module._modules.items()
-    }
-    return twin
 
 
 class _Rerouted(torch.autograd.Function):

@@ -29,7 +29,7 @@ from prunus.evaluation.sweep import grid
 from prunus.inputs.networks import Preprocessing, load_networks
 from prunus.results.rows import Row, mask_table, table
 from prunus.results.sweeps import Experiment
-from prunus.scores.criteria import CRITERIA, GRADIENT_CRITERIA
+from prunus.scores.criteria import CRITERIA, needs_of
 from prunus.verbs import make_masks
 
 COMMANDLINE = click.core.ParameterSource.COMMANDLINE
@@ -125,7 +125,7 @@ def _measure(options: Mapping[str, Any], output: Path | None, passes: str) -> li
     several=False,
     p_prune="0.3",
     granularity="weight",
-    criteria=[name for name in CRITERIA if name not in GRADIENT_CRITERIA],
+    criteria=[name for name in CRITERIA if not needs_of([name])],
 )
 def inspect_command(
     arch: Sequence[str],

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prunus.modes import eval_mode
+
 
 @dataclass(frozen=True)
 class Result:
@@ -53,27 +55,22 @@ def evaluate(
         75.0
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    modes = {module: module.training for module in model.modules()}
     correct = correct5 = images = 0
     loss = 0.0
-    try:
-        model.eval()
-        with torch.no_grad(), torch.autocast(device.type, amp, enabled=amp is not None):
-            for inputs, labels in loader:
-                if not len(labels):
-                    continue
-                logits = model(inputs.to(device, non_blocking=True)).float()
-                labels = labels.to(device, non_blocking=True)
-                _check_labels(labels, logits)
-                hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-                hits &= ~logits.isnan().any(1, keepdim=True)  # topk takes NaN for the largest
-                correct += int(hits[:, 0].sum())
-                correct5 += int(hits.sum())
-                images += len(labels)
-                loss += F.cross_entropy(logits, labels, reduction="sum").item()
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    amp_on = torch.autocast(device.type, amp, enabled=amp is not None)
+    with eval_mode(model), torch.no_grad(), amp_on:
+        for inputs, labels in loader:
+            if not len(labels):
+                continue
+            logits = model(inputs.to(device, non_blocking=True)).float()
+            labels = labels.to(device, non_blocking=True)
+            _check_labels(labels, logits)
+            hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+            hits &= ~logits.isnan().any(1, keepdim=True)  # topk takes NaN for the largest
+            correct += int(hits[:, 0].sum())
+            correct5 += int(hits.sum())
+            images += len(labels)
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
     if not images:
         raise ValueError("loader is empty: expected at least one batch of (images, labels)")
     return Result(correct, correct5, images, loss / images)

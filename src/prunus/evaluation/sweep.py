@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from prunus.application.pruned import PASSES, unpruned
+from prunus.application.applying import unpruned
+from prunus.application.passes import PASSES
 from prunus.checks import check_fraction, choose
 from prunus.evaluation.evaluate import Result, evaluate
 from prunus.masks import Masks
-from prunus.scores.criteria import CRITERIA
+from prunus.scores.criteria import Criterion, criterion_of
+from prunus.scores.evidence import Evidence
 from prunus.selection.pieces import GRANULARITIES, NORMS
 from prunus.selection.ranking import Ranking, rank
-from prunus.selection.scope import SCOPES
+from prunus.selection.scope import Scope, scope_of
 from prunus.verbs import apply_masks
-from prunus.weights import Layers, Patterns
+from prunus.weights import Layers, Patterns, Which
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,8 @@ class Setting:
     p_prune: float
     p_bern: float = 1.0
     granularity: str = "weight"
-    criterion: str = "magnitude"
-    scope: str = "global"
+    criterion: str | Criterion = "magnitude"
+    scope: str | Scope = "global"
     norm: str = "l1"
     passes: str = "both"
     seed: int = 0
@@ -39,24 +44,29 @@ class Setting:
         check_fraction("p_prune", self.p_prune)
         check_fraction("p_bern", self.p_bern)
         choose("granularity", self.granularity, GRANULARITIES)
-        choose("criterion", self.criterion, CRITERIA)
-        choose("scope", self.scope, SCOPES)
+        criterion_of(self.criterion)
+        scope_of(self.scope)
         choose("norm", self.norm, NORMS)
         choose("passes", self.passes, PASSES)
 
     @property
-    def ranked_by(self) -> tuple[str, str, str, str, int]:
+    def ranked_by(self) -> tuple[object, ...]:
         """Settings that agree in this share one ranking."""
         return (self.granularity, self.criterion, self.scope, self.norm, self.seed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Point:
     """What one setting costs, and the (pruned, all) weights of every layer."""
 
     setting: Setting
     result: Result
     layers: dict[str, tuple[int, int]]
+
+    def __repr__(self) -> str:
+        setting, result = self.setting, self.result
+        how = f"p_prune={setting.p_prune:g}, p_bern={setting.p_bern:g}, {setting.granularity!r}"
+        return f"Point({how}: {self.pruned:,} of {self.weights:,} weights pruned, top-1 {result.top1:.2f}%)"
 
     @property
     def pruned(self) -> int:
@@ -78,8 +88,8 @@ def grid(
     p_prune: Sequence[float] | float,
     p_bern: Sequence[float] | float = 1.0,
     granularity: Sequence[str] | str = "weight",
-    criterion: Sequence[str] | str = "magnitude",
-    scope: Sequence[str] | str = "global",
+    criterion: Sequence[str | Criterion] | str | Criterion = "magnitude",
+    scope: Sequence[str | Scope] | str | Scope = "global",
     norm: str = "l1",
     passes: str = "both",
     seeds: Sequence[int] | int = 0,
@@ -106,10 +116,9 @@ def measure(
     loader: Iterable[tuple[Tensor, Tensor]],
     settings: Iterable[Setting],
     *,
-    layers: Layers = (nn.Conv2d,),
-    include: Patterns | None = None,
-    exclude: Patterns | None = (),
+    evidence: Evidence | None = None,
     amp: torch.dtype | None = None,
+    **which: Unpack[Which],
 ) -> Iterator[Point]:
     """Measure settings one by one. Neighbours that rank alike are ranked once.
 
@@ -126,10 +135,9 @@ def measure(
             granularity=first.granularity,
             scope=first.scope,
             norm=first.norm,
-            layers=layers,
-            include=include,
-            exclude=exclude,
+            evidence=evidence,
             generator=generator,
+            **which,
         )
         ranked = generator.get_state()
         for setting, masks in _masks(ranking, batch, generator, ranked):
@@ -159,14 +167,15 @@ def sweep(
     p_prune: Sequence[float] | float,
     p_bern: Sequence[float] | float = 1.0,
     granularity: Sequence[str] | str = "weight",
-    criterion: Sequence[str] | str = "magnitude",
-    scope: Sequence[str] | str = "global",
+    criterion: Sequence[str | Criterion] | str | Criterion = "magnitude",
+    scope: Sequence[str | Scope] | str | Scope = "global",
     norm: str = "l1",
     passes: str = "both",
     seeds: Sequence[int] | int = 0,
     layers: Layers = (nn.Conv2d,),
     include: Patterns | None = None,
     exclude: Patterns | None = (),
+    evidence: Evidence | None = None,
     amp: torch.dtype | None = None,
 ) -> list[Point]:
     """Accuracy at every combination of the given values; the model is left as it was.
@@ -177,8 +186,9 @@ def sweep(
         model: from images to logits; of a pruned one, the original weights are pruned.
         loader: (images, labels) batches, read once for every point.
         p_prune: one fraction in [0, 1] or several; likewise `p_bern`.
-        granularity: one name or several; likewise `criterion`, `scope` and `seeds`. See `prunus.rank`.
-        norm: see `prunus.rank`; likewise `layers`, `include`, `exclude`.
+        granularity: one name or several; likewise `criterion` and `scope` (names or functions) and
+            `seeds`. See `prunus.rank`.
+        norm: see `prunus.rank`; likewise `layers`, `include`, `exclude`, `evidence`.
         passes: "both", "backward" or "forward".
         amp: run under autocast in this dtype; default off.
 
@@ -200,4 +210,5 @@ def sweep(
     if isinstance(loader, Iterator):
         raise TypeError("loader is an iterator, which can be read once only: give a DataLoader or a list")
     settings = grid(p_prune, p_bern, granularity, criterion, scope, norm, passes, seeds)
-    return list(measure(model, loader, settings, layers=layers, include=include, exclude=exclude, amp=amp))
+    which: Which = {"layers": layers, "include": include, "exclude": exclude}
+    return list(measure(model, loader, settings, evidence=evidence, amp=amp, **which))

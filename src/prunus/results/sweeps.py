@@ -17,8 +17,8 @@ from prunus.results.curves import SWEEP
 from prunus.results.folder import ResultsFolder
 from prunus.results.progress import Monitor
 from prunus.results.rows import Row
-from prunus.scores.criteria import GRADIENT_CRITERIA
-from prunus.scores.evidence import fill_gradients
+from prunus.scores.collecting import evidence
+from prunus.scores.criteria import needs_of
 from prunus.weights import Layers, Patterns
 
 
@@ -67,16 +67,18 @@ class Experiment:
 
     @property
     def _needs_gradients(self) -> bool:
-        return any(setting.criterion in GRADIENT_CRITERIA for setting in self.settings)
+        return bool(needs_of(setting.criterion for setting in self.settings))
 
     def _rows(self, network: Network, settings: Sequence[Setting], monitor: Monitor) -> Iterator[Row]:
         images = open_images(network, self.source)
         network.model.to(self.device)
         which: Any = {"layers": self.layers, "include": self.include, "exclude": self.exclude}
+        known = None
         if self._needs_gradients:
             calibration = open_images(network, self.source, train=True)
-            fill_gradients(network.model, monitor.watch(calibration), **which)
-        points = measure(network.model, monitor.watch(images), settings, amp=self.amp, **which)
+            criteria = [setting.criterion for setting in self.settings]
+            known = evidence(network.model, monitor.watch(calibration), criterion=criteria, **which)
+        points = measure(network.model, monitor.watch(images), settings, evidence=known, amp=self.amp, **which)
         for point in points:
             yield Row(network.name, point)
         network.model.cpu()

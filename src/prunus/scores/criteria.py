@@ -1,75 +1,141 @@
 """How important is each weight?
 
-A criterion is a function from `Groups` to scores: one for every weight, shape (groups, members),
-or one for every group, shape (groups, 1). Lower means less important. Scores of one group are
-then summed or averaged (`norm`). To add one, write the function and name it in `CRITERIA`.
+A criterion is a function from `Pieces` to scores: one for every weight, shape (pieces, members), or one
+for every piece, shape (pieces, 1). Lower means less important. Scores of one piece are then summed or
+averaged (`norm`). To add one, write the function here, under `@criterion(...)` with the evidence that it
+needs: its name is then known wherever criteria are chosen by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from prunus.checks import choose
+from prunus.scores.evidence import Need, gradients, inputs
+
 
 @dataclass(frozen=True)
-class Groups:
-    """What a criterion sees of one weight tensor, seen as (groups, members)."""
+class Pieces:
+    """What a criterion sees of one weight tensor: a row a piece.
+
+    Args:
+        name: of the weight tensor.
+        values: its values before pruning, shape (pieces, members); single weights have one member.
+        evidence: by kind, a tensor of the same shape.
+        generator: the source of random scores; default the global one.
+    """
 
     name: str
     values: Tensor
-    maybe_gradients: Tensor | None = None
+    evidence: Mapping[Need, Tensor] = field(default_factory=dict)
     generator: torch.Generator | None = None
 
     @property
     def gradients(self) -> Tensor:
-        """The parameter's `.grad`, same shape as `values`.
+        """The gradients of a loss, same shape as `values`.
 
         Raises:
-            ValueError: the parameter has no `.grad`.
+            ValueError: there are none.
         """
-        if self.maybe_gradients is None:
+        return self._of(gradients, "call prunus.fill_gradients(model, batches) or loss.backward() first, or ")
+
+    @property
+    def inputs(self) -> Tensor:
+        """The norms of the inputs that the weights are multiplied with, same shape as `values`.
+
+        Raises:
+            ValueError: there are none.
+        """
+        return self._of(inputs)
+
+    def _of(self, kind: Need, hint: str = "") -> Tensor:
+        if kind not in self.evidence:
+            what = ".grad" if kind is gradients else kind.__name__
             raise ValueError(
-                f"{self.name} has no .grad, which this criterion needs: "
-                "call prunus.fill_gradients(model, batches) or loss.backward() first"
+                f"{self.name} has no {what}, which this criterion needs: {hint}"
+                "give evidence=prunus.evidence(model, batches)"
             )
-        return self.maybe_gradients
+        return self.evidence[kind]
 
 
-Criterion: TypeAlias = Callable[[Groups], Tensor]
+Criterion: TypeAlias = Callable[[Pieces], Tensor]
+CRITERIA: dict[str, Criterion] = {}  # by name, in the order of this file
 
 
-def magnitude(groups: Groups) -> Tensor:
+def criterion(*needs: Need) -> Callable[[Criterion], Criterion]:
+    """Make a criterion known by the name of its function, and say what evidence it needs."""
+
+    def know(function: Criterion) -> Criterion:
+        vars(function)["needs"] = needs
+        CRITERIA[function.__name__] = function
+        return function
+
+    return know
+
+
+@criterion()
+def magnitude(pieces: Pieces) -> Tensor:
     """|w| (Han et al. 2015, arXiv 1506.02626, section 3)."""
-    return groups.values.abs()
+    return pieces.values.abs()
 
 
-def random(groups: Groups) -> Tensor:
-    """One uniform number a group whatever its size: the control any other criterion must beat."""
-    count, generator = len(groups.values), groups.generator
+@criterion()
+def random(pieces: Pieces) -> Tensor:
+    """One uniform number a piece whatever its size: the control any other criterion must beat."""
+    count, generator = len(pieces.values), pieces.generator
     device = generator.device if generator else "cpu"
     return torch.rand((count, 1), generator=generator, device=device, dtype=torch.float64)
 
 
-def gradient(groups: Groups) -> Tensor:
-    """|g|, from the parameter's `.grad`."""
-    return groups.gradients.abs()
+@criterion(gradients)
+def gradient(pieces: Pieces) -> Tensor:
+    """|g|, the gradient of the loss."""
+    return pieces.gradients.abs()
 
 
-def taylor(groups: Groups) -> Tensor:
+@criterion(gradients)
+def taylor(pieces: Pieces) -> Tensor:
     """|w·g|: first-order change of the loss without w (Molchanov et al. 2019, arXiv 1906.10771, eq. 8)."""
-    wide = torch.promote_types(groups.values.dtype, torch.float32)  # the product of two halfs underflows
-    return (groups.values.to(wide) * groups.gradients).abs()
+    wide = torch.promote_types(pieces.values.dtype, torch.float32)  # the product of two halfs underflows
+    return (pieces.values.to(wide) * pieces.gradients).abs()
 
 
-CRITERIA: dict[str, Criterion] = {
-    "magnitude": magnitude,
-    "random": random,
-    "gradient": gradient,
-    "taylor": taylor,
-}
+def criterion_of(given: str | Criterion) -> Criterion:
+    """The criterion of this name, or the function itself.
 
-GRADIENT_CRITERIA = ("gradient", "taylor")
+    Raises:
+        ValueError: no such name; the message lists them all.
+    """
+    return given if callable(given) else choose("criterion", given, CRITERIA)
+
+
+def needs_of(criteria: Iterable[str | Criterion]) -> list[Need]:
+    """What evidence these criteria need, each kind once. A function of the user's own says nothing."""
+    kinds: Any = [getattr(criterion_of(given), "needs", ()) for given in criteria]
+    return list(dict.fromkeys(kind for some in kinds for kind in some))
+
+
+def score(pieces: Pieces, criterion: Criterion, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    """One score a piece, shape (pieces,).
+
+    Raises:
+        TypeError: the criterion gave something else than a tensor.
+        ValueError: it gave scores of another shape.
+    """
+    scores: object = criterion(pieces)
+    right = dict.fromkeys((tuple(pieces.values.shape), (len(pieces.values), 1)))
+    expected = " or ".join(map(str, right))
+    if not isinstance(scores, Tensor):
+        raise TypeError(
+            f"criterion gave {type(scores).__name__} for {pieces.name}; expected a tensor of shape {expected}"
+        )
+    if tuple(scores.shape) not in right:
+        raise ValueError(
+            f"criterion gave scores of shape {tuple(scores.shape)} for {pieces.name}; expected {expected}"
+        )
+    return pool(scores.detach())

@@ -11,22 +11,22 @@ from torch import Tensor
 
 from prunus.checks import check_fraction
 from prunus.masks import Masks
-from prunus.selection.line import PIECE, Room, as_array, compare
-from prunus.selection.pieces import Grouping
+from prunus.selection.arrays import CHUNK, Room, as_array, compare
+from prunus.selection.pieces import Partition
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The lowest-scored groups of a network: what a draw may prune.
+    """The lowest-scored pieces of a network: what a draw may prune.
 
     Args:
-        kept: by weight name, one boolean a group, False = candidate.
-        groupings: by weight name, how its tensor falls into groups.
+        kept: by weight name, one boolean a piece, False = candidate.
+        partitions: by weight name, how its tensor falls into pieces.
         devices: by weight name, where its mask is wanted.
     """
 
     kept: Mapping[str, Tensor]
-    groupings: Mapping[str, Grouping]
+    partitions: Mapping[str, Partition]
     devices: Mapping[str, torch.device]
 
     def draw(self, p_bern: float = 1.0, generator: torch.Generator | None = None) -> Masks:
@@ -37,26 +37,26 @@ class Candidates:
             ValueError: `p_bern` is outside [0, 1].
         """
         p_bern = check_fraction("p_bern", p_bern)
-        return Masks(dict(fall(self.kept.items(), self.groupings, self.devices, p_bern, generator)))
+        return Masks(dict(fall(self.kept.items(), self.partitions, self.devices, p_bern, generator)))
 
 
 def fall(
     kept: Iterable[tuple[str, Tensor]],
-    groupings: Mapping[str, Grouping],
+    partitions: Mapping[str, Partition],
     devices: Mapping[str, torch.device],
     p_bern: float,
     generator: torch.Generator | None,
 ) -> Iterator[tuple[str, Tensor]]:
     """One draw over candidates as they come: a mask of the weight's shape each."""
-    room = Room(sum(grouping.count for grouping in groupings.values()))
-    for name, groups in kept:
-        survivors = groups if p_bern == 1 else room.take(len(groups), groups.device)
+    room = Room(sum(partition.count for partition in partitions.values()))
+    for name, pieces in kept:
+        survivors = pieces if p_bern == 1 else room.take(len(pieces), pieces.device)
         if p_bern < 1:
-            for some, place in zip(torch.split(groups, PIECE), torch.split(survivors, PIECE), strict=True):
-                fallen = bernoulli(len(some), p_bern, generator).to(groups.device)
+            for some, place in zip(torch.split(pieces, CHUNK), torch.split(survivors, CHUNK), strict=True):
+                fallen = bernoulli(len(some), p_bern, generator).to(pieces.device)
                 # Kept, or else not fallen
                 compare(np.greater_equal, as_array(some), as_array(fallen), as_array(place))
-        yield name, groupings[name].expand(survivors.to(devices[name]))
+        yield name, partitions[name].expand(survivors.to(devices[name]))
 
 
 def bernoulli(count: int, p: float, generator: torch.Generator | None = None) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from prunus.application.detour import StandIn
-from prunus.application.pruned import PASSES
+from prunus.application.passes import PASSES
 from prunus.checks import check_fraction, check_whole, choose
 from prunus.masks import Masks
 from prunus.selection.draw import Candidates
@@ -17,6 +18,18 @@ from prunus.verbs import apply_masks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a `Diversified` was told: `every` so many gradients another mask, 0 for never by itself."""
+
+    candidates: Candidates
+    p_bern: float
+    passes: str
+    every: int
+    predicts_pruned: bool
+    seed: int
 
 
 class Diversified(Surrogate):
@@ -29,7 +42,7 @@ class Diversified(Surrogate):
 
     Args:
         model: the network, which may back several surrogates at once, also in threads.
-        p_prune: fraction of groups that become candidates, in [0, 1].
+        p_prune: fraction of pieces that become candidates, in [0, 1].
         p_bern: chance that a candidate is pruned, in [0, 1].
         passes: where pruned weights count as zero: "both" (DWP), "backward" (only gradients are
             diversified) or "forward".
@@ -39,7 +52,7 @@ class Diversified(Surrogate):
         predict: "unpruned", or "pruned" under one fixed mask where no gradient is asked for.
         seed: of all draws. Mask number n depends on seed and n alone, on every device.
         **choice: criterion="magnitude", granularity="weight", scope="global", norm="l1",
-            layers=(nn.Conv2d,), include=None, exclude=(): see `prunus.rank`.
+            layers=(nn.Conv2d,), include=None, exclude=(), evidence=None: see `prunus.rank`.
 
     Attributes:
         wrapped: the network.
@@ -64,12 +77,7 @@ class Diversified(Surrogate):
     masks: Masks | None
     _draws: int
     _used: int
-    _every: int
-    _predicts_pruned: bool
-    _passes: str
-    _p_bern: float
-    _seed: int
-    _candidates: Candidates
+    _plan: Plan
 
     def __init__(
         self,
@@ -88,19 +96,24 @@ class Diversified(Surrogate):
         choose("passes", passes, PASSES)
         if "generator" in choice:
             raise TypeError("a surrogate draws from its own generator: give seed in place of generator")
-        seed = check_whole("seed", seed)
-        choice["generator"] = stream(seed)
+        choice["generator"] = stream(check_whole("seed", seed))
         [candidates] = rank(model, **choice).candidates([p_prune])
-        vars(self).update(
-            masks=None,
-            _draws=0,
-            _used=0,  # gradients asked for under the present masks
-            _every=_interval(redraw),
-            _predicts_pruned=choose("predict", predict, {"unpruned": False, "pruned": True}),
-            _passes=passes,
-            _p_bern=p_bern,
-            _seed=seed,
-            _candidates=candidates,
+        self._plan = Plan(
+            candidates,
+            p_bern,
+            passes,
+            every=_interval(redraw),
+            predicts_pruned=choose("predict", predict, {"unpruned": False, "pruned": True}),
+            seed=seed,
+        )
+        self.masks, self._draws, self._used = None, 0, 0
+
+    def __repr__(self) -> str:
+        plan, name = self._plan, type(self.wrapped).__name__
+        masks = "no mask yet" if self.masks is None else repr(self.masks)
+        return (
+            f"Diversified({name}, p_bern={plan.p_bern:g}, passes={plan.passes!r}, seed={plan.seed}, "
+            f"draws={self.draws}, {masks})"
         )
 
     @property
@@ -119,24 +132,24 @@ class Diversified(Surrogate):
         return self.masks
 
     def _draw(self, number: int) -> Masks:
-        return self._candidates.draw(self._p_bern, stream(self._seed, number))
+        return self._plan.candidates.draw(self._plan.p_bern, stream(self._plan.seed, number))
 
     def _changed(self, *args: Any, **kwargs: Any) -> Any:
         """The output of the network under the masks that are due."""
         masks = self.masks
-        if masks is None or (self._every and self._used >= self._every):
+        if masks is None or (self._plan.every and self._used >= self._plan.every):
             masks = self.redraw()
         self._used += 1
         return self._run(masks, *args, **kwargs)
 
     def _unchanged(self, *args: Any, **kwargs: Any) -> Any:
         """The output of the network, or with `predict="pruned"` that under mask number 0."""
-        if self._predicts_pruned:
+        if self._plan.predicts_pruned:
             return self._run(self._draw(0), *args, **kwargs)
         return super()._unchanged(*args, **kwargs)
 
     def _run(self, masks: Masks, *args: Any, **kwargs: Any) -> Any:
-        if self._passes == "both":
+        if self._plan.passes == "both":
             weights: dict[str, Tensor] = {name: self._shell.get_parameter(name) for name in masks}
             swap = {
                 weight: StandIn(masks[name].to(weight.device))(weight.detach())
@@ -146,7 +159,7 @@ class Diversified(Surrogate):
         private: dict[Tensor, Tensor] = {
             p: nn.Parameter(p.detach().clone(), requires_grad=False) for p in self.parameters()
         }
-        return apply_masks(self._copy(private), masks, self._passes)(*args, **kwargs)
+        return apply_masks(self._copy(private), masks, self._plan.passes)(*args, **kwargs)
 
 
 def _interval(redraw: str | int) -> int:

@@ -42,7 +42,7 @@ class Ghost(Surrogate):
             raise ValueError("rate must be below 1, or nothing is left")
         owners = [owner for w in find_weights(model, layers, include, exclude).values() for owner in w.owners]
         names = [name for name, module in model.named_modules() if module in owners]
-        vars(self).update(draws=0, _rate=rate, _seed=check_whole("seed", seed), _layers=names)
+        self.draws, self._rate, self._seed, self._layers = 0, rate, check_whole("seed", seed), names
 
     def _changed(self, *args: Any, **kwargs: Any) -> Any:
         self.draws += 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,13 +13,23 @@ from torch.nn import functional as F
 
 from prunus.application.detour import StandIn
 from prunus.checks import check_fraction, choose
-from prunus.scores.criteria import CRITERIA, Criterion, Groups
-from prunus.selection.pieces import GRANULARITIES, NORMS, Grouping
+from prunus.scores.criteria import Criterion, Pieces, criterion_of, needs_of, score
+from prunus.scores.evidence import Loss, gradients
+from prunus.selection.pieces import GRANULARITIES, NORMS, Partition
+from prunus.selection.rows import keep_rows
 from prunus.surrogates.surrogate import Surrogate
 from prunus.weights import Layers, Patterns, find_weights
 
-Weights = dict[str, Tensor]
-RANKINGS = {name: CRITERIA[name] for name in ("taylor", "gradient", "magnitude")}  # not "random"
+
+@dataclass(frozen=True)
+class Plan:
+    """What a `MUP` was told."""
+
+    p_prune: float
+    criterion: Criterion
+    pool: Callable[[Tensor], Tensor]
+    loss: Loss
+    partitions: Mapping[str, Partition]
 
 
 class MUP(Surrogate):
@@ -31,9 +42,9 @@ class MUP(Surrogate):
 
     Args:
         model: from images (batch, ...) to logits (batch, classes).
-        p_prune: fraction of the groups of each layer that is masked, in [0, 1].
-        criterion: "taylor" |w·g|, "gradient" |g|, "magnitude" |w|, or a function; see `prunus.rank`, also
-            for `granularity`, `norm`, `layers`, `include` and `exclude`.
+        p_prune: fraction of the pieces of each layer that is masked, in [0, 1].
+        criterion: "taylor" |w·g|, another that needs no more than gradients, or a function; see
+            `prunus.rank`, also for `granularity`, `norm`, `layers`, `include` and `exclude`.
         loss: from (logits, labels) to the scalar whose gradient ranks the weights.
 
     Attributes:
@@ -58,11 +69,7 @@ class MUP(Surrogate):
     """
 
     labels: Tensor | None
-    _p_prune: float
-    _criterion: Criterion
-    _pool: Callable[[Tensor], Tensor]
-    _loss: Callable[[Tensor, Tensor], Tensor]
-    _groupings: dict[str, Grouping]
+    _plan: Plan
 
     def __init__(
         self,
@@ -75,21 +82,18 @@ class MUP(Surrogate):
         layers: Layers = (nn.Conv2d,),
         include: Patterns | None = None,
         exclude: Patterns | None = (),
-        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        loss: Loss = F.cross_entropy,
     ) -> None:
         super().__init__(model)
+        p_prune, by = check_fraction("p_prune", p_prune), criterion_of(criterion)
+        missing = [kind.__name__ for kind in needs_of([by]) if kind is not gradients]
+        if missing:
+            raise ValueError(f"criterion {by.__name__!r} needs {missing[0]}; MUP has gradients only")
         pieces = choose("granularity", granularity, GRANULARITIES)
-        vars(self).update(
-            labels=None,
-            _p_prune=check_fraction("p_prune", p_prune),
-            _criterion=criterion if callable(criterion) else choose("criterion", criterion, RANKINGS),
-            _pool=choose("norm", norm, NORMS),
-            _loss=loss,
-            _groupings={
-                name: Grouping.of(weight.owners[0], pieces)
-                for name, weight in find_weights(model, layers, include, exclude).items()
-            },
-        )
+        weights = find_weights(model, layers, include, exclude)
+        partitions = {name: Partition.of(weight.owners[0], pieces) for name, weight in weights.items()}
+        self.labels = None
+        self._plan = Plan(p_prune, by, choose("norm", norm, NORMS), loss, partitions)
 
     def _changed(self, x: Tensor) -> Any:
         for name, module in self.named_modules():
@@ -100,33 +104,35 @@ class MUP(Surrogate):
             raise ValueError(
                 f"labels must be one for each of {len(x)} images, got shape {tuple(labels.shape)}"
             )
-        weights = {name: _row_major(self._shell.get_parameter(name).detach()) for name in self._groupings}
+        weights = {
+            name: _row_major(self._shell.get_parameter(name).detach()) for name in self._plan.partitions
+        }
         by_image = (None, 0, None if labels is None else 0)
-        gradients = vmap(grad(self._ranking_loss), by_image, randomness="different")(
+        found = vmap(grad(self._ranking_loss), by_image, randomness="different")(
             weights, _row_major(x.detach()), labels
         )
-        masked = {name: self._mask(name, weight, gradients.pop(name)) for name, weight in weights.items()}
+        masked = {name: self._mask(name, weight, found.pop(name)) for name, weight in weights.items()}
         return vmap(self._answer, randomness="different")(masked, _row_major(x))
 
-    def _answer(self, weights: Weights, image: Tensor) -> Any:
+    def _answer(self, weights: Mapping[str, Tensor], image: Tensor) -> Any:
         others: dict[Tensor, Tensor] = {p: _row_major(p.detach()) for p in self.parameters() if p.dim() > 2}
         copy = self._copy({**others, **{self._shell.get_parameter(name): w for name, w in weights.items()}})
         return copy(image[None])[0]
 
-    def _ranking_loss(self, weights: Weights, image: Tensor, label: Tensor | None) -> Tensor:
+    def _ranking_loss(self, weights: Mapping[str, Tensor], image: Tensor, label: Tensor | None) -> Tensor:
         logits = self._answer(weights, image)
-        return self._loss(logits[None], (logits.argmax() if label is None else label)[None])
+        return self._plan.loss(logits[None], (logits.argmax() if label is None else label)[None])
 
-    def _mask(self, name: str, weight: Tensor, gradients: Tensor) -> Tensor:
-        """The weight as each image has it, shape (batch, *weight.shape)."""
-        grouping = self._groupings[name]
+    def _mask(self, name: str, weight: Tensor, by_image: Tensor) -> Tensor:
+        """The weight as each image has it, shape (batch, *weight.shape), by a gradient for each image."""
+        plan, partition = self._plan, self._plan.partitions[name]
 
         def scores(gradient: Tensor) -> Tensor:
-            groups = Groups(name, grouping.rows(weight), grouping.rows(gradient))
-            return self._pool(self._criterion(groups))
+            pieces = Pieces(name, partition.table(weight), {gradients: partition.table(gradient)})
+            return score(pieces, plan.criterion, plan.pool)
 
-        kept = vmap(grouping.expand)(keep_rows(vmap(scores)(gradients), self._p_prune))
-        return StandIn(kept)(weight)
+        table = vmap(scores, randomness="different")(by_image)
+        return StandIn(vmap(partition.expand)(keep_rows(table, plan.p_prune)))(weight)
 
 
 def _row_major(tensor: Tensor) -> Tensor:
@@ -135,22 +141,3 @@ def _row_major(tensor: Tensor) -> Tensor:
     `contiguous()` would leave the strides of 1×1 kernels as they are, and what they make comes out alike.
     """
     return tensor.clone(memory_format=torch.contiguous_format)
-
-
-def keep_rows(scores: Tensor, p_prune: float) -> Tensor:
-    """False for the lowest `int(p_prune · N)` of the N scores in each row, ties by position.
-
-    Example:
-        >>> keep_rows(torch.tensor([[3.0, 1.0, 2.0, 1.0], [0.0, 0.0, 0.0, 0.0]]), 0.25).int()
-        tensor([[1, 0, 1, 1],
-                [0, 1, 1, 1]], dtype=torch.int32)
-    """
-    count = int(p_prune * scores.shape[1])
-    if not count:
-        return torch.ones_like(scores, dtype=torch.bool)
-    line = scores.kthvalue(count, dim=1, keepdim=True).values
-    kept, at = scores > line, scores == line
-    ties = count - (~kept & ~at).sum(1, keepdim=True)
-    if (at.sum(1, keepdim=True) > ties).any():
-        kept |= at & (at.cumsum(1) > ties)
-    return kept

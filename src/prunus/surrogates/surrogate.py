@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
+from inspect import get_annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunus.application.copies import replicate
-from prunus.application.pruned import PrunedWeight
+from prunus.application.state import state_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -41,16 +42,24 @@ class Surrogate(nn.Module):
     """
 
     wrapped: nn.Module
+    training: bool
     _shell: nn.Module
+    _proven: bool
+    _own: frozenset[str] = frozenset()
+
+    def __init_subclass__(cls) -> None:
+        """What a class declares in its body is set on the surrogate itself, never on the network."""
+        super().__init_subclass__()
+        cls._own = frozenset().union(*(get_annotations(kind) for kind in cls.__mro__))
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         _check_model(model)
-        shell = replicate(model)
+        self.wrapped, self._shell = model, replicate(model)
+        self.training, self._proven = model.training, False
         # Not registered: the submodules are those of the shell, under their own names
-        vars(self).update(wrapped=model, _shell=shell, training=model.training, _proven=False)
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-            vars(self)[name] = vars(shell)[name]
+            vars(self)[name] = vars(self._shell)[name]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network gives; a changed network where a gradient of an input is asked for."""
@@ -126,8 +135,8 @@ class Surrogate(nn.Module):
             return getattr(self.wrapped, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What the surrogate has of its own is set there, even if the network has something of that name."""
-        if name in vars(self) or isinstance(getattr(type(self), name, None), property):
+        """What the surrogate declares is set there, even if the network has something of that name."""
+        if name in self._own or isinstance(getattr(type(self), name, None), property):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
@@ -147,7 +156,7 @@ def _check_model(model: nn.Module) -> None:
             raise ValueError(f"{name or 'model'} is compiled: make a surrogate of the network before that")
         if isinstance(module, Surrogate):
             raise ValueError(f"{name or 'model'} is a surrogate already: wrap the network that it wraps")
-        if PrunedWeight.on(module):
+        if state_of(module):
             raise ValueError(f"{name or 'model'} is pruned already: prunus.restore(model) first")
 
 

@@ -1,0 +1,88 @@
+"""Masks put on a network, and taken off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from prunus.application.bits import keep_only
+from prunus.application.passes import PASSES
+from prunus.application.state import PrunedWeight, state_of
+from prunus.weights import WeightTensor, check_dtype, layer_weights
+
+
+def put_on(model: nn.Module, masks: Mapping[str, Tensor], passes: str) -> list[PrunedWeight]:
+    """Prune these weights, and no others. If that fails, the model stays pruned as it was."""
+    weights = layer_weights(model)
+    for name in masks:
+        _check_writable(weights[name])
+    attention = {id(m.out_proj): m for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    states = []
+    for name in masks:
+        users = [attention.get(id(layer), layer) for layer in weights[name].owners]
+        states.append(PrunedWeight(weights[name], users, PASSES[passes]))
+    before = take_off(model)
+    try:
+        for state in states:
+            state.attach(masks[state.name])
+    except BaseException:
+        take_off(model)
+        _put_back(before)
+        raise
+    return states
+
+
+def zero(model: nn.Module, names: Iterable[str], masks: Iterable[tuple[str, Tensor]]) -> nn.Module:
+    """Undo all pruning, then set what these masks prune to zero for good."""
+    weights = layer_weights(model)
+    for name in names:
+        _check_writable(weights[name])
+    take_off(model)
+    with torch.no_grad():
+        for name, mask in masks:
+            keep_only(weights[name].parameter, mask, out=weights[name].parameter)
+    return model
+
+
+def take_off(model: nn.Module) -> list[tuple[PrunedWeight, Tensor]]:
+    """Undo all pruning; what was in force, with its masks."""
+    found = []
+    for module in model.modules():
+        if state := state_of(module):
+            found.append((state, state.mask))
+            state.detach()
+    return found
+
+
+def _put_back(before: list[tuple[PrunedWeight, Tensor]]) -> None:
+    for state, mask in before:
+        state.attach(mask)
+
+
+@contextmanager
+def unpruned(model: nn.Module) -> Iterator[nn.Module]:
+    """Within the block the model is unpruned; whatever is done to it there, its pruning comes back."""
+    before = take_off(model)
+    try:
+        yield model
+    finally:
+        take_off(model)
+        _put_back(before)
+
+
+def _check_writable(weight: WeightTensor) -> None:
+    check_dtype(weight.name, weight.parameter)
+    if weight.parameter.is_inference():
+        raise ValueError(f"{weight.name} was made in inference mode and cannot be pruned: make it outside")
+    if any(
+        size > 1 and not stride
+        for size, stride in zip(weight.parameter.shape, weight.parameter.stride(), strict=True)
+    ):
+        raise ValueError(f"{weight.name} is expanded: several of its entries share one memory")
+    for owner in weight.owners:
+        taken = hasattr(owner, "weight_mask") or hasattr(owner, "weight_orig")
+        if taken and state_of(owner) is None:
+            raise ValueError(f"{weight.name}: its layer has a weight_mask or weight_orig of its own")

@@ -1,0 +1,73 @@
+"""A handle on one pruning."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import torch
+from torch import nn
+
+from prunus.application.applying import put_on
+from prunus.masks import Masks
+from prunus.selection.draw import Candidates
+
+
+class Pruning:
+    """A pruned model and the candidates it was pruned from; as a context manager, restores at the end.
+
+    Attributes:
+        model: the pruned network.
+        masks: the masks drawn last, True = keep.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        candidates: Candidates,
+        p_bern: float,
+        passes: str,
+        generator: torch.Generator | None,
+    ) -> None:
+        self.model, self._candidates, self._p_bern, self._passes = model, candidates, p_bern, passes
+        self._generator = generator
+        self.masks = candidates.draw(p_bern, generator)
+        self._states = put_on(model, self.masks, passes)
+
+    def __repr__(self) -> str:
+        ended = "" if self._in_force else ", ended"
+        return f"Pruning({self.masks!r}, passes={self._passes!r}, p_bern={self._p_bern:g}{ended})"
+
+    @property
+    def _in_force(self) -> bool:
+        return all(state.attached for state in self._states)
+
+    def redraw(self) -> Masks:
+        """Draw anew which of the same candidates fall, and prune by that.
+
+        Nothing is ranked again, and what weights have learned since is kept. (Values that were written
+        through `.data` into weights that require no gradient leave no trace, and are lost.)
+
+        Raises:
+            RuntimeError: the model has been restored, or pruned anew, since.
+        """
+        if not self._in_force:
+            raise RuntimeError("the model has been restored or pruned anew since: this pruning has ended")
+        self.masks = self._candidates.draw(self._p_bern, self._generator)
+        for state in self._states:
+            state.exchange(self.masks[state.name])
+        return self.masks
+
+    def restore(self) -> nn.Module:
+        """Undo this pruning; see `prunus.restore`. Nothing happens if another has taken its place."""
+        for state in self._states:
+            if state.attached:
+                state.detach()
+        return self.model
+
+    def __enter__(self) -> Pruning:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()

@@ -1,0 +1,146 @@
+"""The scores of pieces: kept, or made anew whenever they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunus.selection.arrays import Array, as_array
+from prunus.selection.pieces import Partition
+from prunus.weights import WeightTensor
+
+
+class Scores(Protocol):
+    """The scores of one tensor's pieces, which may be made anew whenever they are read."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...  # noqa: D102
+
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def chunks(self, scratch: Tensor) -> Iterator[Array]:
+        """All of them in order, `len(scratch)` at a time or fewer, in its dtype.
+
+        Each must be read before the next: on the CPU it may have been made in that memory.
+        """
+
+    def every(self, first: int, step: int) -> Tensor:
+        """The score at position `first`, and then one in `step`."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Scores that are kept in a 1-D tensor."""
+
+    scores: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the tensor."""
+        return self.scores.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the tensor."""
+        return self.scores.device
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def chunks(self, scratch: Tensor) -> Iterator[Array]:
+        """Views of the tensor, converted where the dtypes differ."""
+        return (as_array(chunk.to(scratch.dtype)) for chunk in torch.split(self.scores, len(scratch)))
+
+    def every(self, first: int, step: int) -> Tensor:
+        """A view of the tensor."""
+        return self.scores[first::step]
+
+
+@dataclass(frozen=True)
+class Magnitudes:
+    """Absolute values of a weight tensor before pruning, made chunk by chunk: they are never copied whole."""
+
+    weight: WeightTensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weight tensor."""
+        return self.weight.parameter.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weight tensor."""
+        return self.weight.parameter.device
+
+    def __len__(self) -> int:
+        return self.weight.parameter.numel()
+
+    def chunks(self, scratch: Tensor) -> Iterator[Array]:
+        """Made in the memory of `scratch` where that is on the same device."""
+        for values in _flat(self.weight.values, len(scratch)):
+            if values.device != scratch.device:
+                yield values.to(scratch.dtype).abs()
+            else:
+                place = scratch[: len(values)]
+                plain = values if values.dtype is place.dtype else place.copy_(values)
+                yield np.abs(plain.numpy(), out=place.numpy())
+
+    def every(self, first: int, step: int) -> Tensor:
+        """A copy."""
+        values = self.weight.values
+        if values.is_contiguous():
+            return values.view(-1)[first::step].abs()
+        places = torch.arange(min(first, len(self)), len(self), step, device=values.device)
+        return values[torch.unravel_index(places, values.shape)].abs()
+
+
+def _flat(tensor: Tensor, size: int) -> Iterator[Tensor]:
+    """The entries in row-major order, up to `size` at a time; at other strides only some rows are copied."""
+    if tensor.is_contiguous():
+        flat = tensor.view(-1)
+        yield from (flat,) if tensor.numel() <= size else torch.split(flat, size)
+        return
+    for rows in torch.split(tensor, max(1, size // tensor[0].numel())):
+        yield from torch.split(rows.reshape(-1), size)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One weight tensor for a scope: the scores of its pieces, and how the pieces lie in it."""
+
+    name: str
+    scores: Scores
+    partition: Partition
+
+    def grid(self) -> Tensor:
+        """All scores at once, as (outputs, inputs, positions of the kernel); see `Partition.grid`.
+
+        Raises:
+            ValueError: a score is NaN or infinite.
+        """
+        scores = self.scores.every(0, 1)
+        check_finite(self.name, scores)
+        return self.partition.grid(scores)
+
+
+Kept: TypeAlias = Iterator[tuple[str, Tensor]]  # by weight name, one boolean a piece, True = keep
+ScoreMap: TypeAlias = Mapping[str, Scores]
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise a ValueError where a value is NaN or infinite."""
+    if tensor.numel() and not torch.isfinite(torch.stack(tensor.aminmax())).all():
+        raise not_finite(name)
+
+
+def not_finite(name: str) -> ValueError:
+    """The error of a weight tensor that cannot be ranked."""
+    return ValueError(f"{name} has values or scores that are NaN or infinite: no ranking")
