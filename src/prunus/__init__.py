@@ -1,53 +1,33 @@
 """Prunus prunes the weights of PyTorch networks and measures what that costs.
 
+Every public name stands in `prunus.api`, which is loaded, and torch with it, when the first of them is used:
+`prunus --help` answers at once.
+
 >>> import prunus, torch
 >>> net = prunus.global_prune(torch.nn.Conv2d(3, 16, 3), p_prune=0.5)
 >>> int((net.weight == 0).sum())
 216
 """
 
-from prunus.application.pruning import Pruning
-from prunus.evaluation.evaluate import Result, evaluate
-from prunus.evaluation.sweep import Point, Setting, sweep
-from prunus.inputs import digits
-from prunus.masks import Masks
-from prunus.scores.criteria import Criterion, Pieces
-from prunus.scores.collecting import evidence, fill_gradients
-from prunus.scores.evidence import Evidence
-from prunus.selection.ranking import Ranking, rank
-from prunus.surrogates.diversified import Diversified
-from prunus.surrogates.ensemble import Ensemble
-from prunus.surrogates.mup import MUP
-from prunus.verbs import apply_masks, global_prune, gradient_prune, make_masks, prune, restore
+from __future__ import annotations
 
-Groups = Pieces  # its former name
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prunus.api import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "MUP",
-    "Criterion",
-    "Diversified",
-    "Ensemble",
-    "Evidence",
-    "Groups",
-    "Masks",
-    "Pieces",
-    "Point",
-    "Pruning",
-    "Ranking",
-    "Result",
-    "Setting",
-    "apply_masks",
-    "digits",
-    "evaluate",
-    "evidence",
-    "fill_gradients",
-    "global_prune",
-    "gradient_prune",
-    "make_masks",
-    "prune",
-    "rank",
-    "restore",
-    "sweep",
-]
+
+def __getattr__(name: str) -> object:
+    if name.startswith("__") and name != "__all__":  # what Python asks of every package
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    api = import_module("prunus.api")
+    if name == "__all__" or name in api.__all__:
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *import_module("prunus.api").__all__])

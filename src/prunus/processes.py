@@ -15,15 +15,21 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Rank:
-    """One process of several, or the only one."""
+class Process:
+    """One process of several, or the only one.
+
+    Args:
+        number: from 0.
+        count: how many there are.
+        local: its number on this machine.
+    """
 
     number: int = 0
     count: int = 1
     local: int = 0
 
     @classmethod
-    def here(cls) -> Rank:
+    def here(cls) -> Process:
         """As torchrun says in the environment; processes that it started meet here."""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return cls()
@@ -32,10 +38,10 @@ class Rank:
         return cls(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
 
     def mine(self, work: Sequence[T]) -> Sequence[T]:
-        """Every count-th piece of work.
+        """The count-th part of the work.
 
         Example:
-            >>> Rank(1, 3).mine("abcdefg")
+            >>> Process(1, 3).mine("abcdefg")
             'be'
         """
         return work[self.number :: self.count]
@@ -46,6 +52,6 @@ class Rank:
         return torch.device("cuda", self.local % torch.cuda.device_count()) if several else device
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Until all processes have come here."""
         if self.count > 1:
             dist.barrier()

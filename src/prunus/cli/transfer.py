@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
 from prunus.checks import check_whole
+from prunus.cli import choices
 from prunus.cli.options import (
     DIGITS,
-    data_options,
-    device_of,
+    Machine,
+    WhichImages,
+    WhichNetworks,
+    WhichWeights,
+    image_options,
     layer_options,
-    layer_types,
-    record_of,
+    machine_options,
+    output_option,
+    recorded,
     show,
-    source_of,
+    together,
+    unrecorded,
     weights_option,
 )
-from prunus.cli.values import Names, Numbers, Pixels
-from prunus.inputs.networks import Preprocessing, load_networks
-from prunus.processes import Rank
-from prunus.results.transfers import transfer_tables
-from prunus.transfer.attacks import LOSSES, Attack, FromTorchattacks, Iterative
-from prunus.transfer.judging import Transfer
-from prunus.transfer.methods import KINDS, Build, methods
-from prunus.transfer.rows import goal_of
+from prunus.cli.values import Name, Names, Numbers, Pixels
 
-CELLS = {"names", "eps", "goal", "seed", "surrogates"}
+if TYPE_CHECKING:
+    from prunus.processes import Process
+    from prunus.transfer.attacks import Attack
+    from prunus.transfer.judging import Transfer
+    from prunus.transfer.rows import TransferRow
+
 UNSAID = click.core.ParameterSource.DEFAULT
-OF_DIGITS: Mapping[str, Any] = {"eps": (48 / 255,), "images": 200, "batch_size": 200}
-GOALS = {goal_of(targeted): targeted for targeted in (False, True)}
+OF_DIGITS: Mapping[str, Any] = {"eps": (48 / 255,), "count": 200, "batch_size": 200}
 PARTS: Mapping[str, Mapping[str, Any]] = {
     "mi": {"momentum": 1.0},
     "ni": {"momentum": 1.0, "nesterov": True},
@@ -48,7 +50,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "surrogates": "resnet50,densenet121,vgg16_bn,inception_v3",
         "weights": "IMAGENET1K_V1",
         "image_size": 299,
-        "images": 1000,
+        "count": 1000,
         "attack": "mi+di+ti",
         "loss": "logit",
         "eps": "16/255",
@@ -61,10 +63,110 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+class Methods(Names):
+    """Names of methods, with a strength or a range of strengths."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How `--help` shows the value."""
+        return f"[{'|'.join(choices.methods())}][:STRENGTH],…"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacks:
+    """Which attacks, of whom, on how many images.
+
+    A results folder can be added to: what it can grow by is not recorded.
+    """
+
+    surrogates: Sequence[str] = unrecorded()
+    targets: Sequence[str] | None = unrecorded()
+    weights: Sequence[str] | None = unrecorded()
+    names: Sequence[str] | None = unrecorded()
+    eps: Sequence[float] = unrecorded()
+    goal: Sequence[str] = unrecorded()
+    seed: Sequence[int] = unrecorded()
+    discard_images: bool = unrecorded()
+    p_bern: float
+    attack: str
+    loss: str | None
+    step: Sequence[float] | None
+    steps: int
+    count: int
+
+    @property
+    def networks(self) -> Sequence[str]:
+        """All of them, once."""
+        return list(dict.fromkeys((*self.surrogates, *(self.targets or ()))))
+
+
 def _take_preset(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
     if name:
         context.default_map = {**(context.default_map or {}), **PRESETS[name]}
     return name
+
+
+ATTACK_OPTIONS = together(
+    Attacks,
+    "attacks",
+    click.option(
+        "-s",
+        "--surrogates",
+        type=Names(),
+        default=",".join(DIGITS),
+        help="Networks that attacks see: a torchvision name, timm:NAME, FILE.py:callable or digits:NAME.",
+    ),
+    click.option("-t", "--targets", type=Names(), help="Networks to be fooled.  [default: the surrogates]"),
+    weights_option(),
+    click.option(
+        "--methods",
+        "names",
+        type=Methods(),
+        help="What is done to a surrogate; with a strength as dwp:0.7 or dwp:0.1:0.9:0.2.  [default: all]",
+    ),
+    click.option("--p-bern", type=click.FLOAT, default=0.5, help="Chance that a candidate is pruned."),
+    click.option(
+        "--attack",
+        default="mi",
+        help="A sum of mi, ni, di, ti and si, such as mi+di+ti (momentum comes with mi and ni), or "
+        "torchattacks:CLASS, of those with an L∞ eps.",
+    ),
+    click.option("--loss", type=Name(choices.losses), help="What the attack follows.  [default: ce]"),
+    click.option(
+        "--eps",
+        type=Pixels(several=True),
+        default="16/255",
+        help="Largest change of a pixel; one or several; 48/255 for the built-in digits.",
+    ),
+    click.option(
+        "--step",
+        type=Pixels(several=False),
+        help="Change of a pixel in one step.  [default: eps/4, in fewer than four steps eps/steps]",
+    ),
+    click.option(
+        "--steps",
+        type=click.IntRange(1),
+        default=10,
+        help="Steps of the attack; mup, which takes two gradients for each that it gives, makes half as "
+        "many.",
+    ),
+    click.option(
+        "--goal",
+        type=Names(choices.goals),
+        default="untargeted,targeted",
+        help="Away from the label, or to another.",
+    ),
+    click.option("--seed", type=Numbers(int), default="0,1,2", help="Of masks and attacks; one or several."),
+    click.option(
+        "--images",
+        "count",
+        type=click.IntRange(1),
+        default=500,
+        help="How many to attack, of those that all networks get right; 200 of the built-in digits.",
+    ),
+    click.option(
+        "--discard-images", is_flag=True, help="Delete adversarial images when they have been judged."
+    ),
+)
 
 
 @click.command("transfer")
@@ -72,69 +174,25 @@ def _take_preset(context: click.Context, parameter: click.Parameter, name: str |
     "--preset",
     type=click.Choice(list(PRESETS)),
     is_eager=True,
+    expose_value=False,
     callback=_take_preset,
     help="Settings after a published protocol; options given beside it come first.",
 )
-@click.option(
-    "-s",
-    "--surrogates",
-    type=Names(),
-    default=",".join(DIGITS),
-    help="Networks that attacks see: a torchvision name, timm:NAME, FILE.py:callable or digits:NAME.",
-)
-@click.option("-t", "--targets", type=Names(), help="Networks to be fooled.  [default: the surrogates]")
-@weights_option()
-@click.option(
-    "--methods",
-    "names",
-    type=Names(),
-    default=",".join(KINDS),
-    help=f"What is done to a surrogate: {', '.join(KINDS)}; with a strength as dwp:0.7 or dwp:0.1:0.9:0.2.",
-)
-@click.option("--p-bern", type=click.FLOAT, default=0.5, help="Chance that a candidate is pruned.")
-@click.option(
-    "--attack",
-    default="mi",
-    help="A sum of mi, ni, di, ti and si, such as mi+di+ti (momentum comes with mi and ni), or "
-    "torchattacks:CLASS, of those with an L∞ eps.",
-)
-@click.option("--loss", type=click.Choice(list(LOSSES)), help="What the attack follows.  [default: ce]")
-@click.option(
-    "--eps",
-    type=Pixels(several=True),
-    default="16/255",
-    help="Largest change of a pixel; one or several; 48/255 for the built-in digits.",
-)
-@click.option(
-    "--step",
-    type=Pixels(several=False),
-    help="Change of a pixel in one step.  [default: eps/4, in fewer than four steps eps/steps]",
-)
-@click.option(
-    "--steps",
-    type=click.IntRange(1),
-    default=10,
-    help="Steps of the attack; mup, which takes two gradients for each that it gives, makes half as many.",
-)
-@click.option(
-    "--goal", type=Names(*GOALS), default=",".join(GOALS), help="Away from the label, or to another."
-)
-@click.option("--seed", type=Numbers(int), default="0,1,2", help="Of masks and attacks; one or several.")
-@click.option(
-    "--images",
-    type=click.IntRange(1),
-    default=500,
-    help="How many to attack, of those that all networks classify correctly; 200 of the built-in digits.",
-)
-@click.option("--discard-images", is_flag=True, help="Delete adversarial images when they have been judged.")
+@ATTACK_OPTIONS
 @layer_options()
-@data_options(
-    output="prunus-transfer",
-    batch_size=50,
-    layout="DATA/val/<class>/*, or DATA/images/* with DATA/images.csv (NIPS 2017)",
-)
+@image_options(batch_size=50, layout="DATA/val/<class>/*, or DATA/images/* with DATA/images.csv (NIPS 2017)")
+@machine_options()
+@output_option("prunus-transfer")
 @click.pass_context
-def transfer_command(context: click.Context, /, output: Path, **options: Any) -> None:
+def transfer_command(
+    context: click.Context,
+    /,
+    attacks: Attacks,
+    which: WhichWeights,
+    images: WhichImages,
+    machine: Machine,
+    output: Path,
+) -> None:
     """How often adversarial examples made on one network fool others, and whether pruning it helps.
 
     Adversarial images are written as PNG and judged as read back from there.
@@ -148,45 +206,70 @@ def transfer_command(context: click.Context, /, output: Path, **options: Any) ->
         prunus transfer --data CIFAR -s nets.py:resnet20 -t nets.py:vgg8 --weights resnet20.pth,vgg8.pth \\
             --methods plain,dwp:0.1:0.9:0.2,random:0.1:0.9:0.2 --eps 4/255,8/255 --loss logit
     """
-    if all(name.startswith("digits:") for name in (*options["surrogates"], *(options["targets"] or ()))):
-        options |= {
+    from prunus.processes import Process
+    from prunus.results.loop import run
+    from prunus.results.transfers import TRANSFER
+
+    if all(name.startswith("digits:") for name in attacks.networks):
+        unsaid = {
             name: value for name, value in OF_DIGITS.items() if context.get_parameter_source(name) is UNSAID
         }
-    if min(options["eps"]) < 1 / 255 - 1e-9:
+        images = replace(images, batch_size=unsaid.pop("batch_size", images.batch_size))
+        attacks = replace(attacks, **unsaid)
+    if min(attacks.eps) < 1 / 255 - 1e-9:
         raise click.BadParameter("images have 256 levels: the least is 1/255", param_hint="--eps")
-    rank = Rank.here()
-    device = rank.device(device_of(options["device"], options["gpu"]))
-    targets = options["targets"] or options["surrogates"]
-    every = list(dict.fromkeys((*options["surrogates"], *targets)))
-    loaded = load_networks(every, options["weights"], Preprocessing(mean=options["mean"], std=options["std"]))
-    networks = dict(zip(every, loaded, strict=True))
-    experiment = Transfer(
-        surrogates=[networks[name] for name in options["surrogates"]],
-        targets=[networks[name] for name in targets],
-        methods=methods(options["names"]),
-        attack=_attack(options),
-        epsilons=options["eps"],
-        goals=[GOALS[goal] for goal in options["goal"]],
-        seeds=list(dict.fromkeys(check_whole("seed", seed) for seed in options["seed"])),
-        source=source_of(options),
-        images=options["images"],
-        build=Build(
-            options["p_bern"], layer_types(options["layers"]), options["include"], options["exclude"]
-        ),
-        device=device,
-        amp=torch.bfloat16 if options["amp"] else None,  # float16 would lose small gradients
-        keep_images=not options["discard_images"],
-        rank=rank,
+    process = Process.here()
+    transfer = _transfer(attacks, which, images, machine, process, output)
+    options = recorded(attacks, which)
+    options |= {**images.recorded(), **machine.recorded(), "images": options.pop("count")}
+    options |= {"targets": [network.name for network in transfer.targets], "batch_size": images.batch_size}
+    rows = run(transfer, TRANSFER, output, options, process)
+    if process.number == 0:
+        _report(transfer, rows, output)
+
+
+def _transfer(
+    attacks: Attacks,
+    which: WhichWeights,
+    images: WhichImages,
+    machine: Machine,
+    process: Process,
+    output: Path,
+) -> Transfer:
+    import torch
+
+    from prunus.inputs.networks import Preprocessing
+    from prunus.transfer.judging import Transfer
+    from prunus.transfer.methods import Build, methods
+    from prunus.transfer.rows import GOALS
+
+    named = WhichNetworks(attacks.networks, attacks.weights)
+    loaded = named.load(Preprocessing(mean=images.mean, std=images.std))
+    networks = dict(zip(attacks.networks, loaded, strict=True))
+    return Transfer(
+        surrogates=[networks[name] for name in attacks.surrogates],
+        targets=[networks[name] for name in attacks.targets or attacks.surrogates],
+        methods=methods(attacks.names or list(choices.methods())),
+        attack=_attack(attacks),
+        epsilons=attacks.eps,
+        goals=[GOALS[goal] for goal in attacks.goal],
+        seeds=list(dict.fromkeys(check_whole("seed", seed) for seed in attacks.seed)),
+        source=images.source(),
+        count=attacks.count,
+        build=Build(attacks.p_bern, which.which()),
+        device=process.device(machine.torch_device),
+        amp=torch.bfloat16 if machine.amp else None,  # float16 would lose small gradients
+        folder=None if attacks.discard_images else output / "images",
     )
-    # A folder can be added to: more methods, strengths, seeds, or targets made surrogates, are more cells
-    fixed = {name: value for name, value in record_of(options, device).items() if name not in CELLS}
-    fixed |= {"targets": [networks[name].name for name in targets], "batch_size": options["batch_size"]}
-    rows, victims = experiment.run(output, fixed)
-    if experiment.rank.number:
-        return
+
+
+def _report(transfer: Transfer, rows: Sequence[TransferRow], output: Path) -> None:
+    from prunus.results.transfers import transfer_tables
+
     for made in transfer_tables(rows):
         show(made)
         click.echo()
+    victims = transfer.victims
     click.echo(
         f"Fooled, in percent of the {len(victims):,} images attacked: those of the first {victims.seen:,} "
         f"that all networks classify correctly. [..] are 95% intervals over images; * marks white boxes, "
@@ -195,16 +278,17 @@ def transfer_command(context: click.Context, /, output: Path, **options: Any) ->
     )
 
 
-def _attack(options: Mapping[str, Any]) -> Attack:
-    [step] = options["step"] or [None]
-    library, _, name = options["attack"].partition(":")
-    if library == "torchattacks" and options["loss"] is not None:
+def _attack(attacks: Attacks) -> Attack:
+    from prunus.transfer.attacks import LOSSES, FromTorchattacks, Iterative
+
+    step = attacks.step[0] if attacks.step else None
+    library, _, name = attacks.attack.partition(":")
+    if library == "torchattacks" and attacks.loss is not None:
         raise click.BadParameter(f"{name} of torchattacks has a loss of its own", param_hint="--loss")
     if library == "torchattacks":
-        return FromTorchattacks(name=name, step=step, steps=options["steps"])
-    loss = LOSSES[options["loss"] or "ce"]
-    attack = Iterative(step=step, steps=options["steps"], loss=loss, momentum=0.0)
-    for part in options["attack"].split("+"):
+        return FromTorchattacks(name=name, step=step, steps=attacks.steps)
+    attack = Iterative(step=step, steps=attacks.steps, loss=LOSSES[attacks.loss or "ce"], momentum=0.0)
+    for part in attacks.attack.split("+"):
         if part not in PARTS:
             raise click.BadParameter(f"{part!r} is none of {', '.join(PARTS)}", param_hint="--attack")
         attack = replace(attack, **PARTS[part])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any
 
@@ -9,26 +10,49 @@ import click
 
 from prunus.checks import spread
 
+Choices = Callable[[], Iterable[str]]
 
-class Names(click.ParamType[Any]):
-    """Comma-separated names, each of them one of `choices` where those are given."""
 
-    def __init__(self, *choices: str) -> None:
+class Name(click.ParamType[Any]):
+    """One of the names that `choices` gives when it is asked."""
+
+    name = "name"
+
+    def __init__(self, choices: Choices) -> None:
         self.choices = choices
-        self.name = "names"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """How `--help` shows the value."""
-        return f"[{'|'.join(self.choices)}],…" if self.choices else "NAME,…"
+        return f"[{'|'.join(self.choices())}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name, if it is one of them."""
+        if value not in (choices := list(self.choices())):
+            self.fail(f"{value!r} is not one of {', '.join(choices)}", param, ctx)
+        return value
+
+
+class Names(click.ParamType[Any]):
+    """Comma-separated names, each of them one of those that `choices` gives, where it is there."""
+
+    name = "names"
+
+    def __init__(self, choices: Choices | None = None) -> None:
+        self.choices = choices
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How `--help` shows the value."""
+        return f"[{'|'.join(self.choices())}],…" if self.choices else "NAME,…"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A tuple without duplicates."""
         if not isinstance(value, str):
             return value
         names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+        choices = list(self.choices()) if self.choices else None
         for name in names:
-            if self.choices and name not in self.choices:
-                self.fail(f"{name!r} is not one of {', '.join(self.choices)}", param, ctx)
+            if choices and name not in choices:
+                self.fail(f"{name!r} is not one of {', '.join(choices)}", param, ctx)
         if not names:
             self.fail("expected at least one name", param, ctx)
         return names
@@ -47,7 +71,7 @@ class Numbers(click.ParamType[Any]):
         return "NUMBER,…"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A tuple."""
+        """A tuple of numbers, ranges written out."""
         if not isinstance(value, str):
             return value
         try:
@@ -74,7 +98,7 @@ class Pixels(click.ParamType[Any]):
         return "8/255,…" if self.several else "2/255"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A tuple."""
+        """A tuple of fractions of the range of a pixel."""
         if not isinstance(value, str):
             return value
         try:

@@ -1,35 +1,43 @@
-"""On which images? Folders of classes, synthetic images, and the built-in digits."""
+"""On which images? Folders of classes, the layout of NIPS 2017, synthetic images, or those of a network."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from prunus.extras import need
-from prunus.inputs import digits
 from prunus.inputs.networks import Network
 
 Example = tuple[Tensor, int] | str
 Batch = tuple[Tensor, Tensor]
-SYNTHETIC = 256  # images
+SYNTHETIC, DUMMY_SIDE = 256, 224  # images, and their side where none is given
 
 
 class BadImageError(ValueError):
     """An image file that cannot be read."""
 
 
+def read_image(path: str | Path, transform: Callable[[Any], Tensor] | None, *labels: int) -> Any:
+    """An example (image, *labels), or where the file cannot be read, its path and why."""
+    try:
+        image = need("torchvision.datasets.folder", "eval").default_loader(str(path))
+    except Exception as error:  # Pillow raises many kinds
+        return f"{path} ({type(error).__name__}: {error})"
+    return image if transform is None else transform(image), *labels
+
+
 class ImageFolder(Dataset[Example]):
     """ROOT/<class>/*, classes in alphabetical order. An unreadable image gives its error message."""
 
-    def __init__(self, root: Path, transform: Callable[[Any], Tensor]) -> None:
+    def __init__(self, root: Path, transform: Callable[[Any], Tensor] | None) -> None:
         folder = need("torchvision.datasets.folder", "eval")
         if not root.is_dir():
             raise ValueError(f"no folder {str(root)!r}: expected images in {root}/<class>/*")
@@ -42,18 +50,13 @@ class ImageFolder(Dataset[Example]):
         except FileNotFoundError as error:  # or a class without images
             raise ValueError(f"{root}: {str(error).splitlines()[0]}") from error
         self.root, self.classes, self.transform = root, len(names), transform
-        self.load = folder.default_loader
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Any:
         path, label = self.samples[index]
-        try:
-            image = self.load(path)
-        except Exception as error:  # Pillow raises many kinds
-            return f"{path} ({type(error).__name__}: {error})"
-        return self.transform(image), label
+        return read_image(path, self.transform, label)
 
 
 def first_image(dataset: Dataset[Any]) -> Tensor:
@@ -139,7 +142,7 @@ class Source:
     Args:
         data: folder with val/<class>/*, and train/<class>/* for criteria that need gradients.
         dummy: synthetic images in place of data.
-        size: of synthetic images, and of those that `find_victims` takes for all networks.
+        size: of synthetic images, and of those that are read for several networks at once.
         skip_bad: leave unreadable images out instead of raising.
         calibration: number of training images that gradients are taken on.
     """
@@ -162,68 +165,13 @@ class Source:
         return digest.hexdigest()
 
 
-def open_images(network: Network, source: Source, train: bool = False) -> Images:
-    """The images that a network is measured on, or those that it takes gradients on.
-
-    Raises:
-        ValueError: no images, or images of another number of classes than the network tells apart.
-    """
-    dataset, workers = _dataset(network, source, train)
-    return Images(
-        dataset,
-        batch_size=source.batch_size,
-        workers=workers,
-        skip_bad=source.skip_bad,
-        subset=source.calibration if train else None,
-    )
-
-
-def _dataset(network: Network, source: Source, train: bool) -> tuple[Dataset[Example], int]:
-    if network.transform is None:
-        if source.data or source.dummy:
-            raise ValueError(f"{network.name} reads the built-in digits: leave out --data and --dummy")
-        need("sklearn", "eval")
-        return TensorDataset(*digits.load_images(train)), 0  # type: ignore[return-value]
-    if source.dummy:
-        side = source.size or 224
-        fake = need("torchvision.datasets", "eval").FakeData(SYNTHETIC, (3, side, side), 1, network.transform)
-        fake.num_classes = classes_of(network, first_image(fake))
-        return fake, source.workers
-    if source.data is None:
-        raise ValueError(f"{network.name} needs images: --data DIR with DIR/val/<class>/*, or --dummy")
-    folder = ImageFolder(source.data / ("train" if train else "val"), network.transform)
-    classes = classes_of(network, first_image(folder))
-    if classes != folder.classes:
-        raise ValueError(
-            f"{source.data} has {folder.classes} class folders, but {network.name} tells {classes} apart"
-        )
-    return folder, source.workers
-
-
-def classes_of(network: Network, image: Tensor) -> int:
-    """The number of classes the network tells apart, found by running it."""
-    place = next(network.model.parameters(), image).device
-    try:
-        with torch.no_grad():
-            logits = network.model(image[None].to(place))
-    except Exception as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise ValueError(
-            f"{network.name} cannot run on an image of shape {tuple(image.shape)}: {reason}"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"{network.name} must give logits (batch, classes), got {shape}")
-    return logits.shape[1]
-
-
 class Nips2017(Dataset[Any]):
     """The layout of the NIPS 2017 competition: ROOT/images/ID.png, and ROOT/images.csv.
 
     The table has the columns ImageId, TrueLabel and TargetClass, classes counted from 1.
     """
 
-    def __init__(self, root: Path, transform: Any) -> None:
+    def __init__(self, root: Path, transform: Callable[[Any], Tensor] | None) -> None:
         table = root / "images.csv"
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -245,15 +193,94 @@ class Nips2017(Dataset[Any]):
                 )
             self.examples.append((root / "images" / f"{row['ImageId']}.png", label, target))
         self.transform = transform
-        self.load = need("torchvision.datasets.folder", "eval").default_loader
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> Any:
         path, label, target = self.examples[index]
-        try:
-            image = self.load(str(path))
-        except Exception as error:  # Pillow raises many kinds
-            return f"{path} ({type(error).__name__}: {error})"
-        return self.transform(image), label, target
+        return read_image(path, self.transform, label, target)
+
+
+def open_images(network: Network, source: Source, train: bool = False) -> Images:
+    """The images that a network is measured on, or those that it takes gradients on.
+
+    Raises:
+        ValueError: no images, or images of another number of classes than the network tells apart.
+    """
+    dataset = read_dataset([network], source, network.transform, train)
+    classes = classes_of(network, first_image(dataset))
+    if source.dummy:
+        dataset.num_classes = classes
+    elif isinstance(dataset, ImageFolder) and classes != dataset.classes:
+        raise ValueError(
+            f"{source.data} has {dataset.classes} class folders, but {network.name} tells {classes} apart"
+        )
+    return Images(
+        dataset,
+        batch_size=source.batch_size,
+        workers=0 if network.bundled else source.workers,  # which are in memory
+        skip_bad=source.skip_bad,
+        subset=source.calibration if train else None,
+    )
+
+
+def read_dataset(
+    networks: Sequence[Network],
+    source: Source,
+    transform: Callable[[Any], Tensor] | None,
+    train: bool = False,
+    targeted: bool = False,
+) -> Any:
+    """The data set that all these networks read, as examples (image, label).
+
+    Args:
+        networks: some may have images bundled with them; then all must, and those are read.
+        source: else where images come from.
+        transform: from a PIL image to a tensor.
+        train: the training split.
+        targeted: whether the layout of NIPS 2017 will do, whose examples have a target class too.
+
+    Raises:
+        ValueError: no images, or not the same for all networks.
+    """
+    split, bundled = "train" if train else "val", [network for network in networks if network.bundled]
+    if bundled:
+        return _bundled(bundled, networks, source, train)
+    if source.dummy:
+        size = (3, source.size or DUMMY_SIDE, source.size or DUMMY_SIDE)
+        return need("torchvision.datasets", "eval").FakeData(SYNTHETIC, size, 2, transform)
+    if source.data is None:
+        layouts = f"DIR/{split}/<class>/*{' or DIR/images.csv' if targeted else ''}"
+        raise ValueError(f"{networks[0].name} needs images: --data DIR with {layouts}, or --dummy")
+    if targeted and (source.data / "images.csv").is_file():
+        return Nips2017(source.data, transform)
+    return ImageFolder(source.data / split, transform)
+
+
+def _bundled(bundled: Sequence[Network], networks: Sequence[Network], source: Source, train: bool) -> Any:
+    names = ", ".join(network.name for network in bundled)
+    if len(bundled) < len(networks):
+        raise ValueError(f"{names} read the images bundled with them, and the other networks do not")
+    if source.data or source.dummy:
+        raise ValueError(f"{names} reads the images bundled with it: leave out --data and --dummy")
+    read = bundled[0].bundled
+    assert read is not None
+    return read(train)
+
+
+def classes_of(network: Network, image: Tensor) -> int:
+    """The number of classes the network tells apart, found by running it."""
+    place = next(network.model.parameters(), image).device
+    try:
+        with torch.no_grad():
+            logits = network.model(image[None].to(place))
+    except Exception as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise ValueError(
+            f"{network.name} cannot run on an image of shape {tuple(image.shape)}: {reason}"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"{network.name} must give logits (batch, classes), got {shape}")
+    return logits.shape[1]

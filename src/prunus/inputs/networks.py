@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
+from torch.utils.data import Dataset, TensorDataset
 
 from prunus.extras import need
 from prunus.inputs import digits
@@ -45,12 +49,21 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Network:
-    """A network in eval mode, the name it goes by, and how images become its inputs."""
+    """A network in eval mode.
+
+    Args:
+        name: that it goes by.
+        model: the network itself.
+        transform: from a PIL image to its input; None where it takes pixels in [0, 1] as they are.
+        code: the file that it was built by.
+        bundled: reads the data set that comes with the network, its training split or the other.
+    """
 
     name: str
     model: nn.Module
     transform: Callable[[Any], Tensor] | None = None
     code: bytes = b""
+    bundled: Callable[[bool], Dataset[Any]] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -87,7 +100,7 @@ def load_network(
     if is_file and path is not None:
         _load_weights(network.model, path, arch)
     if preprocessing is not None and preprocessing != Preprocessing():
-        network = replace(network, transform=preprocessing.transform())
+        network = replace(network, transform=preprocessing.transform(), bundled=None)
     network.model.eval()
     return network
 
@@ -116,6 +129,8 @@ def load_networks(
 def _source(arch: str) -> Callable[[str, str | None], Network]:
     if ".py:" in arch:
         return _from_file
+    if arch.endswith(".py"):
+        return _without_callable
     if arch.startswith("timm:"):
         return _from_timm
     if arch.startswith("digits:"):
@@ -155,15 +170,56 @@ def _from_digits(arch: str, weights: str | None) -> Network:
     if weights not in (None, "none"):
         raise ValueError(f"digits:{arch} takes weights none or a file; got {weights!r}")
     model = digits.NETWORKS[arch]() if weights == "none" else digits.load_network(arch)
-    return Network(f"digits:{arch}", model)
+    return Network(f"digits:{arch}", model, bundled=_digits)
+
+
+def _digits(train: bool) -> Dataset[Any]:
+    need("sklearn", "eval")
+    return TensorDataset(*digits.load_images(train))
 
 
 def _from_file(arch: str, weights: str | None) -> Network:
     if weights not in (None, "none"):
         raise ValueError(f"{arch} takes weights none or a file; got {weights!r} (no such file)")
     path, _, name = arch.rpartition(":")
+    with _running(path) as module:
+        build = getattr(module, name, None)
+        model = build() if callable(build) else None
+    if not callable(build):
+        raise ValueError(f"{path} has no callable {name!r}; {_callables(path, module)}")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{arch} returned {type(model).__name__}, expected a torch.nn.Module")
+    return Network(name, model, Preprocessing().transform(), Path(path).read_bytes())
+
+
+def _without_callable(arch: str, weights: str | None) -> Network:
+    with _running(arch) as module:
+        pass
+    raise ValueError(f"{arch} names a file and no network in it; {_callables(arch, module)}")
+
+
+def _callables(path: str, module: ModuleType) -> str:
+    """What can be named after the file: what was defined in it and needs no arguments."""
+    names = [
+        name
+        for name, value in vars(module).items()
+        if getattr(value, "__module__", None) == module.__name__ and _needs_nothing(value)
+    ]
+    return f"write {' or '.join(f'{path}:{name}' for name in names)}" if names else "there is none"
+
+
+def _needs_nothing(value: object) -> bool:
+    try:
+        return callable(value) and inspect.signature(value).bind() is not None
+    except (TypeError, ValueError):
+        return False
+
+
+@contextmanager
+def _running(path: str) -> Iterator[ModuleType]:
+    """The module that a file makes. What goes wrong in the block is said to come from there."""
     if not Path(path).is_file():
-        raise ValueError(f"no file {path!r} (from {arch!r})")
+        raise ValueError(f"no file {path!r}")
     spec = importlib.util.spec_from_file_location(f"prunus_{Path(path).stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -172,17 +228,11 @@ def _from_file(arch: str, weights: str | None) -> Network:
     sys.path.insert(0, str(Path(path).resolve().parent))  # as `python FILE.py` would find its neighbours
     try:
         spec.loader.exec_module(module)
-        build = getattr(module, name, None)
-        model = build() if callable(build) else None
+        yield module
     except Exception as error:
-        raise ValueError(f"{arch} raised {type(error).__name__}: {error}") from error
+        raise ValueError(f"{path} raised {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
-    if not callable(build):
-        raise ValueError(f"{path} has no callable {name!r}")
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{arch} returned {type(model).__name__}, expected a torch.nn.Module")
-    return Network(name, model, Preprocessing().transform(), Path(path).read_bytes())
 
 
 def _load_weights(model: nn.Module, path: Path, arch: str) -> None:

@@ -9,19 +9,19 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from prunus.results.folder import Layout
-from prunus.results.rows import Row, varied
+from prunus.results.rows import SweepRow, varied
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def _curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[str], list[Row]]]:
+def _curves(rows: Sequence[SweepRow]) -> Iterator[tuple[str, list[str], list[SweepRow]]]:
     """Rows that differ in ratio and seed alone: network, what sets them apart, and the rows."""
     apart = [name for name in varied(rows) if name != "seed"]
-    curves: dict[tuple[str, ...], list[Row]] = {}
+    curves: dict[tuple[str, ...], list[SweepRow]] = {}
     for row in rows:
-        cells = row.cells()
-        curves.setdefault((row.network, *(f"{cells[name]}" for name in apart)), []).append(row)
+        columns = row.columns()
+        curves.setdefault((row.network, *(f"{columns[name]}" for name in apart)), []).append(row)
     for (network, *values), members in curves.items():
         names = [
             f"p_bern {value}" if name == "p_bern" else value
@@ -30,7 +30,7 @@ def _curves(rows: Sequence[Row]) -> Iterator[tuple[str, list[str], list[Row]]]:
         yield network, names, members
 
 
-def curve(rows: Sequence[Row]) -> Figure:
+def curve(rows: Sequence[SweepRow]) -> Figure:
     """Top-1 accuracy against the pruned fraction: a colour a network, a line style a way to prune.
 
     Several seeds give the mean, and a band from the lowest to the highest.
@@ -59,8 +59,8 @@ def curve(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _draw_curve(axes: Axes, rows: Sequence[Row], **style: Any) -> None:
-    by_ratio: dict[float, list[Row]] = {}
+def _draw_curve(axes: Axes, rows: Sequence[SweepRow], **style: Any) -> None:
+    by_ratio: dict[float, list[SweepRow]] = {}
     for row in rows:
         by_ratio.setdefault(row.point.setting.p_prune, []).append(row)
     ratios = sorted(by_ratio)
@@ -72,7 +72,7 @@ def _draw_curve(axes: Axes, rows: Sequence[Row], **style: Any) -> None:
         axes.fill_between(pruned, list(map(min, tops)), list(map(max, tops)), color=style["color"], alpha=0.2)
 
 
-def layers(rows: Sequence[Row]) -> Figure:
+def layers(rows: Sequence[SweepRow]) -> Figure:
     """Pruned fraction of every layer at every ratio (of the first seed): one panel a curve."""
     panels = list(_curves(rows))
     columns = min(len(panels), 4)
@@ -103,4 +103,4 @@ def layers(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-SWEEP = Layout(Row.read, {"curve": curve, "layers": layers})
+SWEEP = Layout(SweepRow.read, {"curve": curve, "layers": layers})

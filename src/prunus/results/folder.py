@@ -1,44 +1,40 @@
-"""What should a person look at? Tables, CSV, JSON and pictures; and results that outlive a crash."""
+"""Results that outlive a crash: rows as JSON and CSV, and the pictures made of them."""
 
 from __future__ import annotations
 
 import csv
 import json
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
-from rich.table import Table
 
-from prunus.evaluation.evaluate import Result
-from prunus.evaluation.sweep import Point, Setting
 from prunus.files import whole_file
-from prunus.masks import Masks
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
 
-
-
-
-class Record(Protocol):
+class Row(Protocol):
     """A row of any results."""
 
-    def cells(self) -> dict[str, Any]:
+    @property
+    def item(self) -> Hashable:
+        """What was measured: an item has one row or several."""
+
+    def columns(self) -> dict[str, Any]:
         """Every column of the CSV by name."""
 
     def stored(self) -> dict[str, Any]:
         """What the JSON keeps."""
 
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ class ResultsFolder(Generic[R]):
         self._own.extend(rows)
         self._write_json(self._own)
         if not self.part:
-            self._write_csv("results", [row.cells() for row in self.rows])
+            self._write_csv("results", [row.columns() for row in self.rows])
 
     def _write_json(self, rows: Sequence[R]) -> None:
         points = [row.stored() for row in rows]
@@ -120,7 +116,7 @@ class ResultsFolder(Generic[R]):
         self._write_json(self.rows)
         for part in self.path.glob("results.part*.json"):
             part.unlink()
-        self._write_csv("results", [row.cells() for row in self.rows])
+        self._write_csv("results", [row.columns() for row in self.rows])
         if self.layout.summary:
             self._write_csv("summary", self.layout.summary(self.rows))
         for name, draw in self.layout.figures.items():
@@ -140,19 +136,3 @@ def versions() -> dict[str, str]:
     """Of what the numbers depend on."""
     python = ".".join(platform.python_version_tuple()[:2])
     return {"python": python, "torch": torch.__version__, "prunus": version("prunus")}
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

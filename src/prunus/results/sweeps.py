@@ -1,88 +1,101 @@
-"""Networks at settings on images, point by point, into a results folder."""
+"""The experiment of `prunus sweep` and `prunus eval`: networks at settings on images."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
 
 from prunus.evaluation.sweep import Setting, measure
-from prunus.inputs.images import Source, open_images
+from prunus.inputs.images import Batch, Images, Source, open_images
 from prunus.inputs.networks import Network
-from prunus.results.curves import SWEEP
-from prunus.results.folder import ResultsFolder
 from prunus.results.progress import Monitor
-from prunus.results.rows import Row
+from prunus.results.rows import SweepRow
 from prunus.scores.collecting import evidence
 from prunus.scores.criteria import needs_of
-from prunus.weights import Layers, Patterns
+from prunus.weights import Which
+
+Item = tuple[str, Setting]  # the name of a network, and how it is pruned
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """What to measure, and how; see `prunus.sweep` for the fields it shares."""
+class Sweep:
+    """Every network at every setting.
+
+    Args:
+        networks: of different names.
+        settings: see `prunus.sweep`.
+        source: of images, and of those that gradients are taken on.
+        device: where networks run; with `amp`, under autocast in that dtype.
+        which: weights are pruned, see `prunus.rank`.
+    """
 
     networks: Sequence[Network]
     settings: Sequence[Setting]
     source: Source
     device: torch.device
     amp: torch.dtype | None = None
-    layers: Layers = "all"
-    include: Patterns | None = None
-    exclude: Patterns = ()
-
-    def run(self, output: Path | None, record: Mapping[str, Any]) -> list[Row]:
-        """Measure every point; with an output folder, every point that it does not hold yet.
-
-        Args:
-            output: results folder, made if missing; each point is on disk as soon as it is measured.
-            record: the settings in words, by which the folder knows that they are the same.
-        """
-        fingerprints = {network.name: network.fingerprint for network in self.networks}
-        record = {**record, "networks": fingerprints, "images": self.source.fingerprint("val")}
-        if self._needs_gradients:
-            record["training images"] = self.source.fingerprint("train")
-        folder = ResultsFolder(output, record, SWEEP) if output else None
-        rows = list(folder.rows) if folder else []
-        held = {(row.network, row.point.setting) for row in rows}
-        with Monitor("points", len(self.networks) * len(self.settings), len(rows)) as monitor:
-            try:
-                for network in self.networks:
-                    left = [setting for setting in self.settings if (network.name, setting) not in held]
-                    for row in self._rows(network, left, monitor) if left else ():
-                        rows.append(row)
-                        if folder:
-                            folder.add(row)
-                        setting, result = row.point.setting, row.point.result
-                        name = f"{row.network} {setting.granularity} p_prune {setting.p_prune:g}"
-                        monitor.done(f"{name}: {result.top1:.2f}%")
-            finally:
-                if folder and rows:
-                    folder.finish()
-        return rows
+    which: Which = field(default_factory=Which)
 
     @property
-    def _needs_gradients(self) -> bool:
-        return bool(needs_of(setting.criterion for setting in self.settings))
+    def what(self) -> str:
+        """What its items are called."""
+        return "points"
 
-    def _rows(self, network: Network, settings: Sequence[Setting], monitor: Monitor) -> Iterator[Row]:
+    @property
+    def _criteria(self) -> list[Any]:
+        return [setting.criterion for setting in self.settings]
+
+    def record(self) -> Mapping[str, Any]:
+        """Fingerprints of the networks and of the images that are read."""
+        train = {"training images": self.source.fingerprint("train")} if needs_of(self._criteria) else {}
+        networks = {network.name: network.fingerprint for network in self.networks}
+        return {"networks": networks, "images": self.source.fingerprint("val"), **train}
+
+    def items(self) -> Sequence[Item]:
+        """All points, network by network."""
+        return [(network.name, setting) for network in self.networks for setting in self.settings]
+
+    def measure(self, items: Sequence[Item], monitor: Monitor) -> Iterator[Sequence[SweepRow]]:
+        """One row a point. A network is on the device while its points are measured."""
+        networks = {network.name: network for network in self.networks}
+        for name, points in groupby(items, lambda item: item[0]):
+            yield from self._measure(networks[name], [setting for _, setting in points], monitor)
+
+    def _measure(
+        self, network: Network, settings: Sequence[Setting], monitor: Monitor
+    ) -> Iterator[Sequence[SweepRow]]:
         images = open_images(network, self.source)
-        network.model.to(self.device)
-        which: Any = {"layers": self.layers, "include": self.include, "exclude": self.exclude}
-        known = None
-        if self._needs_gradients:
-            calibration = open_images(network, self.source, train=True)
-            criteria = [setting.criterion for setting in self.settings]
-            known = evidence(network.model, monitor.watch(calibration), criterion=criteria, **which)
-        points = measure(network.model, monitor.watch(images), settings, evidence=known, amp=self.amp, **which)
-        for point in points:
-            yield Row(network.name, point)
-        network.model.cpu()
+        model, known = network.model.to(self.device), None
+        if needs_of(self._criteria):
+            calibration = Watched(open_images(network, self.source, train=True), monitor)
+            known = evidence(model, calibration, criterion=self._criteria, **self.which)
+        watched = Watched(images, monitor)
+        for point in measure(model, watched, settings, evidence=known, amp=self.amp, **self.which):
+            yield [SweepRow(network.name, point)]
+        model.cpu()
         for bad in images.bad:
             print(f"skipped unreadable image {bad}", file=sys.stderr)
         if images.bad:
             print(f"{network.name}: {len(images.bad)} unreadable images skipped", file=sys.stderr)
+
+    def line(self, rows: Sequence[SweepRow]) -> str:
+        """Network, granularity, ratio and accuracy."""
+        [row] = rows
+        setting, result = row.point.setting, row.point.result
+        return f"{row.network} {setting.granularity} p_prune {setting.p_prune:g}: {result.top1:.2f}%"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Images whose passing moves a progress bar."""
+
+    images: Images
+    monitor: Monitor
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.monitor.track(self.images, len(self.images), lambda batch: len(batch[1]))

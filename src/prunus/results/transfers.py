@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from prunus.results.folder import Layout
-from prunus.transfer.methods import KINDS, Method, PLAIN
+from prunus.transfer.methods import KINDS, PLAIN, Method
 from prunus.transfer.rows import TransferRow, goal_of
 from prunus.transfer.statistics import Shares, gain, wilson
 from prunus.transfer.summaries import Key, Summary, black_box, summarize, summary_lines
@@ -19,12 +19,12 @@ Panel = tuple[bool, float]  # targeted, eps
 
 
 def panels(rows: Sequence[TransferRow]) -> list[Panel]:
-    """What there are figures of."""
+    """The goals and eps of these rows: a panel of every figure each."""
     return list(dict.fromkeys((row.targeted, row.eps) for row in rows))
 
 
 def title(panel: Panel) -> str:
-    """In words."""
+    """What stands above a panel or a table."""
     targeted, eps = panel
     return f"{goal_of(targeted)}, eps {255 * eps:g}/255"
 
@@ -184,18 +184,18 @@ def _grid(rows: Sequence[TransferRow]) -> tuple[Figure, list[tuple[Axes, Panel, 
     size = (1 + 3 * len(surrogates), 0.6 + 2.6 * len(places))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(places), len(surrogates), squeeze=False, sharey="row")
-    cells = [
+    panes = [
         (grid[line][column], panel, surrogate)
         for line, panel in enumerate(places)
         for column, surrogate in enumerate(surrogates)
     ]
-    for axes, panel, surrogate in cells:
+    for axes, panel, surrogate in panes:
         axes.set_title(f"{surrogate}: {title(panel)}", fontsize=8)
         axes.set_ylabel("black-box success (%)", fontsize=8)
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
-    return figure, cells
+    return figure, panes
 
 
 TRANSFER = Layout(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -12,7 +12,7 @@ from prunus.checks import check_fraction, choose, spread
 from prunus.surrogates.diversified import Diversified
 from prunus.surrogates.ghost import Ghost
 from prunus.surrogates.mup import MUP
-from prunus.weights import Layers, Patterns
+from prunus.weights import Which
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,7 @@ class Build:
     """What every method is built from."""
 
     p_bern: float = 0.5
-    layers: Layers = (nn.Conv2d,)
-    include: Patterns | None = None
-    exclude: Patterns | None = ()
-
-    @property
-    def which(self) -> dict[str, Any]:
-        """The weights it acts on."""
-        return {"layers": self.layers, "include": self.include, "exclude": self.exclude}
+    which: Which = field(default_factory=Which)  # weights it acts on
 
     def diversified(self, **choice: Any) -> Callable[[nn.Module, float, int], nn.Module]:
         """A maker of surrogates that differ in strength and seed."""

@@ -14,7 +14,7 @@ from prunus.transfer.statistics import Shares, wilson
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One attack on all images: on what, how, how far and to what end."""
 
     surrogate: str
@@ -49,10 +49,10 @@ class TransferRow:
     curve: dict[int, int]
 
     @property
-    def cell(self) -> Cell:
+    def item(self) -> Trial:
         """The attack whose images were judged."""
         method = Method(self.method, self.strength)
-        return Cell(self.surrogate, method, self.eps, self.targeted, self.seed)
+        return Trial(self.surrogate, method, self.eps, self.targeted, self.seed)
 
     def order(self) -> tuple[Any, ...]:
         """By which rows are shown."""
@@ -76,7 +76,7 @@ class TransferRow:
         """Fraction of images that fool the target."""
         return self.success / self.images
 
-    def cells(self) -> dict[str, Any]:
+    def columns(self) -> dict[str, Any]:
         """Every column of the CSV by name."""
         low, high = wilson(self.success, self.images)
         return {
@@ -105,11 +105,14 @@ class TransferRow:
         return asdict(self)
 
     @classmethod
-    def read(cls, cells: Mapping[str, Any]) -> TransferRow:
+    def read(cls, stored: Mapping[str, Any]) -> TransferRow:
         """A row from what was stored."""
-        return cls(**{**cells, "curve": {int(at): count for at, count in cells["curve"].items()}})
+        return cls(**{**stored, "curve": {int(at): count for at, count in stored["curve"].items()}})
+
+
+GOALS = {"untargeted": False, "targeted": True}  # by their names, whether an attack is targeted
 
 
 def goal_of(targeted: bool) -> str:
-    """In words."""
-    return "targeted" if targeted else "untargeted"
+    """The name of a goal."""
+    return next(name for name, value in GOALS.items() if value == targeted)

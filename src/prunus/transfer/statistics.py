@@ -1,4 +1,4 @@
-"""How often adversarial images fool networks that were not attacked, with what certainty."""
+"""Rates over images, and with what certainty they are known."""
 
 from __future__ import annotations
 

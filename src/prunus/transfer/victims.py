@@ -5,24 +5,14 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from prunus.extras import need
-from prunus.inputs.images import (
-    SYNTHETIC,
-    ImageFolder,
-    Images,
-    Nips2017,
-    Source,
-    classes_of,
-    first_image,
-    open_images,
-)
+from prunus.inputs.images import ImageFolder, Images, Source, classes_of, first_image, read_dataset
 from prunus.inputs.networks import Network, Preprocessing
 from prunus.transfer.pixels import own_size, predict
 
@@ -66,20 +56,25 @@ def find_victims(
     Args:
         networks: how images are read for them.
         models: what takes pixels in [0, 1] for each, all on one device.
-        source: folder val/<class>/*, the layout of NIPS 2017, synthetic images or the digits.
+        source: folder val/<class>/*, the layout of NIPS 2017 or synthetic images, where the networks have
+            none bundled with them.
         count: how many; fewer where there are not as many.
 
     Raises:
         ValueError: there is none, or the networks read different images or tell other classes apart.
     """
-    dataset = _dataset(networks, source)
+    sizes = [size for network in networks if (size := own_size(network))]
+    source = replace(source, size=source.size or max(sizes, default=None))
+    bundled = any(network.bundled for network in networks)
+    transform = None if bundled else Preprocessing(source.size).transform()
+    dataset = read_dataset(networks, source, transform, targeted=True)
     total, classes = len(dataset), _same_classes(networks, dataset)
     generator = torch.Generator().manual_seed(0)
     order, chances = torch.randperm(total, generator=generator), torch.rand(total, generator=generator)
     images = Images(
         Subset(dataset, order.tolist()),
         batch_size=source.batch_size,
-        workers=0 if networks[0].transform is None else source.workers,  # digits are in memory
+        workers=0 if bundled else source.workers,  # which are in memory
         skip_bad=source.skip_bad,
     )
     found, seen = list[tuple[Tensor, ...]](), 0
@@ -117,23 +112,3 @@ def _same_classes(networks: Sequence[Network], dataset: Any) -> int:
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise ValueError(f"networks and images must have the same number of classes, got {told}")
     return counts[networks[0].name]
-
-
-def _dataset(networks: Sequence[Network], source: Source) -> Any:
-    digits = [network.name for network in networks if network.transform is None]
-    if digits:
-        if len(digits) < len(networks):
-            raise ValueError(f"{', '.join(digits)} read the built-in digits, and the other networks do not")
-        return open_images(networks[0], source).loader.dataset
-    sizes = [size for network in networks if (size := own_size(network))]
-    size = source.size or max(sizes, default=None)
-    transform = Preprocessing(size).transform()
-    if source.dummy:
-        return need("torchvision.datasets", "eval").FakeData(SYNTHETIC, (3, *2 * [size or 224]), 2, transform)
-    if source.data is None:
-        raise ValueError(
-            f"{networks[0].name} needs images: --data DIR with DIR/val/<class>/* or DIR/images.csv, "
-            "or --dummy"
-        )
-    nips = (source.data / "images.csv").is_file()
-    return Nips2017(source.data, transform) if nips else ImageFolder(source.data / "val", transform)

@@ -1,0 +1,45 @@
+"""What may I call? Every public name, flat: `prunus.NAME` for each of these."""
+
+from prunus.application.pruning import Pruning
+from prunus.evaluation.evaluate import Result, evaluate
+from prunus.evaluation.sweep import Point, Setting, sweep
+from prunus.inputs import digits
+from prunus.masks import Masks
+from prunus.scores.collecting import evidence, fill_gradients
+from prunus.scores.criteria import Criterion, Pieces
+from prunus.scores.evidence import Evidence
+from prunus.selection.ranking import Ranking, rank
+from prunus.surrogates.diversified import Diversified
+from prunus.surrogates.ensemble import Ensemble
+from prunus.surrogates.mup import MUP
+from prunus.verbs import apply_masks, global_prune, gradient_prune, make_masks, prune, restore
+
+Groups = Pieces  # its former name
+
+__all__ = [
+    "MUP",
+    "Criterion",
+    "Diversified",
+    "Ensemble",
+    "Evidence",
+    "Groups",
+    "Masks",
+    "Pieces",
+    "Point",
+    "Pruning",
+    "Ranking",
+    "Result",
+    "Setting",
+    "apply_masks",
+    "digits",
+    "evaluate",
+    "evidence",
+    "fill_gradients",
+    "global_prune",
+    "gradient_prune",
+    "make_masks",
+    "prune",
+    "rank",
+    "restore",
+    "sweep",
+]

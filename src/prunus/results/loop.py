@@ -1,0 +1,82 @@
+"""An experiment, item by item, into a results folder; started again, it goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from prunus.processes import Process
+from prunus.results.folder import Layout, ResultsFolder, Row
+from prunus.results.progress import Monitor
+
+ItemT = TypeVar("ItemT", bound=Hashable)
+RowT = TypeVar("RowT", bound=Row)
+
+
+class Experiment(Protocol[ItemT, RowT]):
+    """What can be run."""
+
+    @property
+    def what(self) -> str:
+        """Its items, in the plural."""
+
+    def record(self) -> Mapping[str, Any]:
+        """All that decides the results besides the options: fingerprints of what is read."""
+
+    def items(self) -> Sequence[ItemT]:
+        """All there is to do."""
+
+    def measure(self, items: Sequence[ItemT], monitor: Monitor) -> Iterator[Sequence[RowT]]:
+        """The rows of each of these items, in this order."""
+
+    def line(self, rows: Sequence[RowT]) -> str:
+        """One line about an item that was done."""
+
+
+def run(
+    experiment: Experiment[ItemT, RowT],
+    layout: Layout[RowT],
+    output: Path | None,
+    options: Mapping[str, Any],
+    process: Process = Process(),  # noqa: B008
+) -> Sequence[RowT]:
+    """Measure every item; with an output folder, every item that it does not hold yet.
+
+    Args:
+        experiment: what to run.
+        layout: of the results folder.
+        output: results folder, made if missing; each item is on disk as soon as it is measured.
+        options: by which, and by `experiment.record()`, the folder knows that the results are the same.
+        process: of several, this one, which does its part; number 0 finishes the folder.
+
+    Raises:
+        KeyboardInterrupt: when interrupted; its message says where what was finished is.
+        ValueError: the folder holds results of something else.
+    """
+    record = {**options, **experiment.record()}
+    folder = ResultsFolder(output, record, layout, process.number) if output else None
+    rows = list(folder.rows) if folder else []
+    held = {row.item for row in rows}
+    # Divided before what is done is left out, or the processes would not divide the same list
+    mine = process.mine(experiment.items())
+    left = [item for item in mine if item not in held]
+    try:
+        with Monitor(experiment.what, len(mine), len(mine) - len(left)) as monitor:
+            for made in experiment.measure(left, monitor) if left else ():
+                rows += made
+                if folder:
+                    folder.add(*made)
+                monitor.done(experiment.line(made))
+    except BaseException as error:
+        if folder and folder.rows and process.count == 1:
+            folder.finish()
+        if folder and folder.rows and isinstance(error, KeyboardInterrupt):
+            saved = f"What was finished is saved in {folder.path}; run again to go on."
+            raise KeyboardInterrupt(saved) from None
+        raise
+    process.wait()
+    if folder and process.number == 0:
+        folder.finish()
+        return folder.rows
+    return rows
