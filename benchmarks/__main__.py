@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the README's table of costs, printed and as JSON."""
+"""`python -m benchmarks`: the table of costs in docs/costs.md, printed and as JSON."""
 
 from __future__ import annotations
 

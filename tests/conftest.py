@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several that run side by side: a thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -439,7 +439,84 @@ def test_missing_extras_are_named() -> None:
 def test_the_core_imports_torch_numpy_and_safetensors_only() -> None:
     code = (
         "import sys, prunus\n"
-        "extras = {'torchvision', 'timm', 'sklearn', 'click', 'rich', 'matplotlib', 'pandas', 'PIL'}\n"
+        "prunus.prune\n"
+        "extras = {'torchvision', 'timm', 'sklearn', 'scipy', 'click', 'rich', 'matplotlib', 'PIL'}\n"
         "assert not extras & set(sys.modules), extras & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["swep"], 2),
+        (["sweep", "--p-prun", "0.3"], 2),
+        (["eval", "--batch-size", "many"], 2),
+        (["transfer", "--stpes", "3"], 2),
+    ],
+)
+def test_help_and_a_mistyped_option_do_not_wait_for_torch(arguments: list[str], code: int) -> None:
+    script = (
+        "import sys\n"
+        "from prunus.cli.main import main\n"
+        "code = main(sys.argv[1:])\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'matplotlib', 'torchvision', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+
+
+def test_a_results_folder_knows_its_results_by_what_it_always_did(tmp_path: Path) -> None:
+    """Folders of earlier versions are read: the names under which settings are kept have not changed."""
+    assert main(["sweep", "-a", "digits:plain", "--p-prune", "0", "-o", str(tmp_path)]) == 0
+    settings = json.loads((tmp_path / "results.json").read_text())["settings"]
+    pruning = {"p_prune", "p_bern", "granularity", "criterion", "scope", "seed", "norm", "passes"}
+    weights = {"layers", "include", "exclude", "calibration_images"}
+    images = {"data", "dummy", "image_size", "mean", "std", "skip_bad_images", "images"}
+    assert set(settings) == pruning | weights | images | {"device", "amp", "networks", "versions"}
+    assert settings["layers"] == ["Conv2d"]
+    assert settings["exclude"] == []
+
+
+def test_a_file_without_a_callable_lists_those_there_are(
+    nets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nets.write_text(f"{NETS}\ndef needs(width):\n    return width\n")
+    for arch in (f"{nets}", f"{nets}:absent"):
+        error = error_of(capsys, 1, "inspect", "-a", arch)
+        assert f"write {nets}:tiny or {nets}:number" in error
+        assert "needs" not in error.replace("names", "")
+    nets.write_text("width = 3\n")
+    assert "there is none" in error_of(capsys, 1, "inspect", "-a", nets)
+
+
+def test_an_interrupted_command_says_what_is_saved_where_something_is(nets: Path, tmp_path: Path) -> None:
+    code = (
+        "import signal, os\nfrom torch import nn\nimport torch\n"
+        "class Net(nn.Module):\n"
+        "    calls = 0\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv2d(3, 3, 1)\n"
+        "    def forward(self, x):\n"
+        "        Net.calls += 1\n"
+        "        if Net.calls > LIMIT: os.kill(os.getpid(), signal.SIGINT)\n"
+        "        return self.conv(x).mean((2, 3))\n"
+    )
+    command = [sys.executable, "-m", "prunus", "sweep", "-a", f"{nets}:Net", "--dummy", "--image-size", "8"]
+    saved = f"Interrupted. What was finished is saved in {tmp_path / 'second'}; run again to go on."
+    # One call finds how many classes there are; after it comes one for every point
+    for limit, output, says in ((1, "first", "Interrupted."), (2, "second", saved)):
+        nets.write_text(code.replace("LIMIT", str(limit)))
+        done = subprocess.run(
+            [*command, "--p-prune", "0,0.5,0.9", "-j", "0", "-o", str(tmp_path / output)],
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        assert done.returncode == 130
+        assert done.stderr.strip().splitlines()[-1] == says

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import prunus
+from prunus import digits
 from tests.conftest import small_net
 from tests.test_faults import assert_same, weights_of
 
@@ -44,6 +45,45 @@ def test_unknown_names(argument: str) -> None:
     with pytest.raises(ValueError, match=f"{argument} must be one of .*; got 'wieght'"):
         prunus.prune(model, 0.5, **{argument: "wieght"})
     assert_same(model, before)
+
+
+@pytest.mark.filterwarnings("ignore:Linear layers hold only")
+def test_layer_types_by_name() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 4))
+    named = (
+        ("Linear", ["1.weight"]),
+        (("Conv2d", nn.Linear), ["0.weight", "1.weight"]),
+        (nn.Conv2d, ["0.weight"]),
+        (["all"], ["0.weight", "1.weight"]),
+    )
+    for layers, names in named:
+        assert list(prunus.rank(model, layers=layers, exclude=None).partitions) == names
+    with pytest.raises(ValueError, match=r"layers must be one of all, Conv1d, .*Linear; got 'Dense'"):
+        prunus.make_masks(model, 0.5, layers="Dense")
+    for wrong in (3, [], ["Linear", 3], nn.ReLU()):
+        with pytest.raises(TypeError, match=r"layers must be torch\.nn\.Module types or their names, got"):
+            prunus.make_masks(model, 0.5, layers=wrong)  # type: ignore[arg-type]
+
+
+def test_what_is_printed_of_each_public_thing() -> None:
+    model = digits.load_network("plain")
+    masks = prunus.make_masks(model, 0.5)
+    assert repr(masks) == "Masks(3 tensors, 2,952 of 5,904 weights pruned)"
+    assert repr(prunus.rank(model, granularity="kernel")) == (
+        "Ranking(656 pieces of 3 tensors, scope over_network)"
+    )
+    [point] = prunus.sweep(model, [digits.load_images()], p_prune=0.5)
+    assert (
+        repr(point) == "Point(p_prune=0.5, p_bern=1, 'weight': 2,952 of 5,904 weights pruned, top-1 92.99%)"
+    )
+    surrogate = prunus.Diversified(model, 0.7)
+    assert repr(surrogate) == (
+        "Diversified(Sequential, p_bern=0.5, passes='both', seed=0, draws=0, no mask yet)"
+    )
+    pruning = prunus.prune(model, 0.5, passes="backward")
+    assert repr(pruning) == f"Pruning({masks!r}, passes='backward', p_bern=1)"
+    prunus.restore(model)
+    assert repr(pruning).endswith(", ended)")
 
 
 def test_a_misspelled_argument() -> None:

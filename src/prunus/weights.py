@@ -37,6 +37,7 @@ ALL_LAYERS: tuple[type[nn.Module], ...] = (
     nn.ConvTranspose3d,
     nn.Linear,
 )
+LAYERS = {"all": ALL_LAYERS, **{kind.__name__: (kind,) for kind in ALL_LAYERS}}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -122,18 +123,11 @@ def layer_weights(model: nn.Module) -> dict[str, WeightTensor]:
 
 def _layer_types(layers: Layers) -> tuple[type[nn.Module], ...]:
     given = tuple(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else (layers,)
-    if "all" in given:
-        return ALL_LAYERS
-    names = {kind.__name__: kind for kind in ALL_LAYERS}
-    types = []
-    for layer in given:
-        kind = choose("layers", layer, {"all": None, **names}) if isinstance(layer, str) else layer
-        if not isinstance(kind, type) or not issubclass(kind, nn.Module):
-            raise TypeError(f"layers must be torch.nn.Module types or their names, got {layers!r}")
-        types.append(kind)
-    if not types:
+    named = [choose("layers", one, LAYERS) if isinstance(one, str) else (one,) for one in given]
+    types = [kind for kinds in named for kind in kinds]
+    if not types or not all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in types):
         raise TypeError(f"layers must be torch.nn.Module types or their names, got {layers!r}")
-    return tuple(types)
+    return ALL_LAYERS if "all" in given else tuple(types)
 
 
 def is_plain(layer: nn.Module) -> bool:

@@ -10,34 +10,33 @@ import click
 from prunus.cli.measuring import measure
 from prunus.cli.options import (
     DIGITS,
+    Calibration,
     HowToPrune,
+    Machine,
+    WhichImages,
+    WhichNetworks,
     WhichWeights,
-    calibration_option,
-    image_options,
-    layer_options,
-    machine_options,
-    network_options,
     output_option,
-    pruning_options,
     show,
+    takes,
 )
 
 COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 
 
 @click.command("eval")
-@network_options(DIGITS[-1:])
+@takes(WhichNetworks, "networks", arch=DIGITS[-1])
 @click.option(
     "--prune-type",
     type=click.Choice(["none", "global", "gradient"]),
     default="none",
     help="global: forward and backward pass; gradient: backward pass only, which costs no accuracy.",
 )
-@pruning_options(several=False, p_prune="0.1", granularity="weight")
-@layer_options()
-@calibration_option()
-@image_options()
-@machine_options()
+@takes(HowToPrune, "how", p_prune="0.1", granularity="weight")
+@takes(WhichWeights, "which")
+@takes(Calibration, "calibration")
+@takes(WhichImages, "images")
+@takes(Machine, "machine")
 @output_option(None)
 @click.pass_context
 def eval_command(

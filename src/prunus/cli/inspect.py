@@ -14,12 +14,8 @@ from prunus.cli.options import (
     WhichImages,
     WhichNetworks,
     WhichWeights,
-    calibration_option,
-    image_options,
-    layer_options,
-    network_options,
-    pruning_options,
     show,
+    takes,
 )
 
 if TYPE_CHECKING:
@@ -30,11 +26,11 @@ if TYPE_CHECKING:
 
 
 @click.command("inspect")
-@network_options(DIGITS[-1:])
-@pruning_options(several=False, p_prune="0.3", granularity="weight")
-@layer_options()
-@calibration_option()
-@image_options()
+@takes(WhichNetworks, "networks", arch=DIGITS[-1])
+@takes(HowToPrune, "how", p_prune="0.3", granularity="weight")
+@takes(WhichWeights, "which")
+@takes(Calibration, "calibration")
+@takes(WhichImages, "images")
 def inspect_command(
     networks: WhichNetworks,
     how: HowToPrune,
@@ -47,11 +43,10 @@ def inspect_command(
     \b
     prunus inspect -a resnet18 --weights none --p-prune 0.5 --granularity kernel
     """
-    from prunus.inputs.networks import Preprocessing
     from prunus.results.masks import mask_table
 
     source = images.source(calibration.calibration_images)
-    for network in networks.load(Preprocessing(images.image_size, images.mean, images.std)):
+    for network in networks.load(images.preprocessing()):
         masks = _masks(network, how, which.which(), source)
         show(mask_table(network.name, masks))
         for name, (pruned, total) in masks.counts.items():

@@ -35,17 +35,16 @@ def measure(
     import torch
 
     from prunus.evaluation.sweep import grid
-    from prunus.inputs.networks import Preprocessing
     from prunus.results.curves import SWEEP
     from prunus.results.loop import run
     from prunus.results.sweeps import Sweep
 
-    device = machine.torch_device
+    device = machine.find()
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
     settings = asdict(how)
     seeds = settings.pop("seed")
     sweep = Sweep(
-        networks=networks.load(Preprocessing(images.image_size, images.mean, images.std)),
+        networks=networks.load(images.preprocessing()),
         settings=grid(**settings, seeds=seeds, passes=passes),
         source=images.source(calibration.calibration_images),
         device=device,

@@ -10,24 +10,25 @@ import click
 from prunus.cli.measuring import measure
 from prunus.cli.options import (
     DIGITS,
-    calibration_option,
-    image_options,
-    layer_options,
-    machine_options,
-    network_options,
+    Calibration,
+    HowToPrune,
+    Machine,
+    WhichImages,
+    WhichNetworks,
+    WhichWeights,
     output_option,
-    pruning_options,
     show,
+    takes,
 )
 
 
 @click.command("sweep")
-@network_options(DIGITS)
-@pruning_options(several=True, p_prune="0:0.9:0.1", granularity="kernel,weight")
-@layer_options()
-@calibration_option()
-@image_options()
-@machine_options()
+@takes(WhichNetworks, "networks", arch=",".join(DIGITS))
+@takes(HowToPrune, "how", several=True, p_prune="0:0.9:0.1", granularity="kernel,weight")
+@takes(WhichWeights, "which")
+@takes(Calibration, "calibration")
+@takes(WhichImages, "images")
+@takes(Machine, "machine")
 @output_option("prunus-sweep")
 def sweep_command(output: Path, **records: Any) -> None:
     """Accuracy against pruning ratio, as a table, files and pictures.

@@ -10,22 +10,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunus.checks import check_whole
-from prunus.cli import choices
 from prunus.cli.options import (
     DIGITS,
+    WEIGHTS,
     Machine,
     WhichImages,
     WhichNetworks,
     WhichWeights,
-    image_options,
-    layer_options,
-    machine_options,
+    known,
+    option,
     output_option,
     recorded,
     show,
-    together,
-    unrecorded,
-    weights_option,
+    takes,
 )
 from prunus.cli.values import Name, Names, Numbers, Pixels
 
@@ -68,34 +65,101 @@ class Methods(Names):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """How `--help` shows the value."""
-        return f"[{'|'.join(choices.methods())}][:STRENGTH],…"
+        return f"[{'|'.join(known('transfer.methods', 'KINDS')())}][:STRENGTH],…"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Attacks:
     """Which attacks, of whom, on how many images.
 
     A results folder can be added to: what it can grow by is not recorded.
     """
 
-    surrogates: Sequence[str] = unrecorded()
-    targets: Sequence[str] | None = unrecorded()
-    weights: Sequence[str] | None = unrecorded()
-    names: Sequence[str] | None = unrecorded()
-    eps: Sequence[float] = unrecorded()
-    goal: Sequence[str] = unrecorded()
-    seed: Sequence[int] = unrecorded()
-    discard_images: bool = unrecorded()
-    p_bern: float
-    attack: str
-    loss: str | None
-    step: Sequence[float] | None
-    steps: int
-    count: int
+    surrogates: Sequence[str] = option(
+        "-s",
+        "--surrogates",
+        recorded=False,
+        type=Names(),
+        default=",".join(DIGITS),
+        help="Networks that attacks see: a torchvision name, timm:NAME, FILE.py:callable or digits:NAME.",
+    )
+    targets: Sequence[str] | None = option(
+        "-t",
+        "--targets",
+        recorded=False,
+        type=Names(),
+        help="Networks to be fooled.  [default: the surrogates]",
+    )
+    weights: Sequence[str] | None = WEIGHTS
+    methods: Sequence[str] | None = option(
+        "--methods",
+        recorded=False,
+        type=Methods(),
+        help="What is done to a surrogate; with a strength as dwp:0.7 or dwp:0.1:0.9:0.2.  [default: all]",
+    )
+    p_bern: float = option(
+        "--p-bern", type=click.FLOAT, default=0.5, help="Chance that a candidate is pruned."
+    )
+    attack: str = option(
+        "--attack",
+        default="mi",
+        help="A sum of mi, ni, di, ti and si, such as mi+di+ti (momentum comes with mi and ni), or "
+        "torchattacks:CLASS, of those with an L∞ eps.",
+    )
+    loss: str | None = option(
+        "--loss",
+        type=Name(known("transfer.attacks", "LOSSES")),
+        help="What the attack follows.  [default: ce]",
+    )
+    eps: Sequence[float] = option(
+        "--eps",
+        recorded=False,
+        type=Pixels(several=True),
+        default="16/255",
+        help="Largest change of a pixel; one or several; 48/255 for the built-in digits.",
+    )
+    step: Sequence[float] | None = option(
+        "--step",
+        type=Pixels(several=False),
+        help="Change of a pixel in one step.  [default: eps/4, in fewer than four steps eps/steps]",
+    )
+    steps: int = option(
+        "--steps",
+        type=click.IntRange(1),
+        default=10,
+        help="Steps of the attack; mup, which takes two gradients for each that it gives, makes half as "
+        "many.",
+    )
+    goal: Sequence[str] = option(
+        "--goal",
+        recorded=False,
+        type=Names(known("transfer.rows", "GOALS")),
+        default="untargeted,targeted",
+        help="Away from the label, or to another.",
+    )
+    seed: Sequence[int] = option(
+        "--seed",
+        recorded=False,
+        type=Numbers(int),
+        default="0,1,2",
+        help="Of masks and attacks; one or several.",
+    )
+    count: int = option(
+        "--images",
+        type=click.IntRange(1),
+        default=500,
+        help="How many to attack, of those that all networks get right; 200 of the built-in digits.",
+    )
+    discard_images: bool = option(
+        "--discard-images",
+        recorded=False,
+        is_flag=True,
+        help="Delete adversarial images when they have been judged.",
+    )
 
     @property
     def networks(self) -> Sequence[str]:
-        """All of them, once."""
+        """Surrogates and targets, each once."""
         return list(dict.fromkeys((*self.surrogates, *(self.targets or ()))))
 
 
@@ -103,70 +167,6 @@ def _take_preset(context: click.Context, parameter: click.Parameter, name: str |
     if name:
         context.default_map = {**(context.default_map or {}), **PRESETS[name]}
     return name
-
-
-ATTACK_OPTIONS = together(
-    Attacks,
-    "attacks",
-    click.option(
-        "-s",
-        "--surrogates",
-        type=Names(),
-        default=",".join(DIGITS),
-        help="Networks that attacks see: a torchvision name, timm:NAME, FILE.py:callable or digits:NAME.",
-    ),
-    click.option("-t", "--targets", type=Names(), help="Networks to be fooled.  [default: the surrogates]"),
-    weights_option(),
-    click.option(
-        "--methods",
-        "names",
-        type=Methods(),
-        help="What is done to a surrogate; with a strength as dwp:0.7 or dwp:0.1:0.9:0.2.  [default: all]",
-    ),
-    click.option("--p-bern", type=click.FLOAT, default=0.5, help="Chance that a candidate is pruned."),
-    click.option(
-        "--attack",
-        default="mi",
-        help="A sum of mi, ni, di, ti and si, such as mi+di+ti (momentum comes with mi and ni), or "
-        "torchattacks:CLASS, of those with an L∞ eps.",
-    ),
-    click.option("--loss", type=Name(choices.losses), help="What the attack follows.  [default: ce]"),
-    click.option(
-        "--eps",
-        type=Pixels(several=True),
-        default="16/255",
-        help="Largest change of a pixel; one or several; 48/255 for the built-in digits.",
-    ),
-    click.option(
-        "--step",
-        type=Pixels(several=False),
-        help="Change of a pixel in one step.  [default: eps/4, in fewer than four steps eps/steps]",
-    ),
-    click.option(
-        "--steps",
-        type=click.IntRange(1),
-        default=10,
-        help="Steps of the attack; mup, which takes two gradients for each that it gives, makes half as "
-        "many.",
-    ),
-    click.option(
-        "--goal",
-        type=Names(choices.goals),
-        default="untargeted,targeted",
-        help="Away from the label, or to another.",
-    ),
-    click.option("--seed", type=Numbers(int), default="0,1,2", help="Of masks and attacks; one or several."),
-    click.option(
-        "--images",
-        "count",
-        type=click.IntRange(1),
-        default=500,
-        help="How many to attack, of those that all networks get right; 200 of the built-in digits.",
-    ),
-    click.option(
-        "--discard-images", is_flag=True, help="Delete adversarial images when they have been judged."
-    ),
-)
 
 
 @click.command("transfer")
@@ -178,10 +178,10 @@ ATTACK_OPTIONS = together(
     callback=_take_preset,
     help="Settings after a published protocol; options given beside it come first.",
 )
-@ATTACK_OPTIONS
-@layer_options()
-@image_options(batch_size=50, layout="DATA/val/<class>/*, or DATA/images/* with DATA/images.csv (NIPS 2017)")
-@machine_options()
+@takes(Attacks, "attacks")
+@takes(WhichWeights, "which")
+@takes(WhichImages, "images", batch_size=50)
+@takes(Machine, "machine")
 @output_option("prunus-transfer")
 @click.pass_context
 def transfer_command(
@@ -240,7 +240,7 @@ def _transfer(
 
     from prunus.inputs.networks import Preprocessing
     from prunus.transfer.judging import Transfer
-    from prunus.transfer.methods import Build, methods
+    from prunus.transfer.methods import KINDS, Build, methods
     from prunus.transfer.rows import GOALS
 
     named = WhichNetworks(attacks.networks, attacks.weights)
@@ -249,7 +249,7 @@ def _transfer(
     return Transfer(
         surrogates=[networks[name] for name in attacks.surrogates],
         targets=[networks[name] for name in attacks.targets or attacks.surrogates],
-        methods=methods(attacks.names or list(choices.methods())),
+        methods=methods(attacks.methods or list(KINDS)),
         attack=_attack(attacks),
         epsilons=attacks.eps,
         goals=[GOALS[goal] for goal in attacks.goal],
@@ -257,7 +257,7 @@ def _transfer(
         source=images.source(),
         count=attacks.count,
         build=Build(attacks.p_bern, which.which()),
-        device=process.device(machine.torch_device),
+        device=process.device(machine.find()),
         amp=torch.bfloat16 if machine.amp else None,  # float16 would lose small gradients
         folder=None if attacks.discard_images else output / "images",
     )

@@ -1,4 +1,4 @@
-"""What does it cost?"""
+"""What does it cost, at which setting?"""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to prune."""
+    """One way to prune: arguments of `prunus.prune`, and the seed of its generator."""
 
     p_prune: float
     p_bern: float = 1.0

@@ -31,7 +31,7 @@ class Row(Protocol):
         """Every column of the CSV by name."""
 
     def stored(self) -> dict[str, Any]:
-        """What the JSON keeps."""
+        """What the JSON keeps, and the layout reads."""
 
 
 R = TypeVar("R", bound=Row)

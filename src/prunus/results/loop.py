@@ -15,17 +15,17 @@ RowT = TypeVar("RowT", bound=Row)
 
 
 class Experiment(Protocol[ItemT, RowT]):
-    """What can be run."""
+    """What `run` can run: items, each of which gives rows."""
 
     @property
     def what(self) -> str:
-        """Its items, in the plural."""
+        """What its items are called, in the plural."""
 
     def record(self) -> Mapping[str, Any]:
         """All that decides the results besides the options: fingerprints of what is read."""
 
     def items(self) -> Sequence[ItemT]:
-        """All there is to do."""
+        """All that is to be measured, in order; the same in every process."""
 
     def measure(self, items: Sequence[ItemT], monitor: Monitor) -> Iterator[Sequence[RowT]]:
         """The rows of each of these items, in this order."""
@@ -39,7 +39,7 @@ def run(
     layout: Layout[RowT],
     output: Path | None,
     options: Mapping[str, Any],
-    process: Process = Process(),  # noqa: B008
+    process: Process = Process(),
 ) -> Sequence[RowT]:
     """Measure every item; with an output folder, every item that it does not hold yet.
 

@@ -38,7 +38,7 @@ VARIED = ("granularity", "criterion", "scope", "p_bern", "seed")
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One point of one network."""
+    """One point, and the name of the network that it was measured on."""
 
     network: str
     point: Point
@@ -49,7 +49,7 @@ class SweepRow:
         return self.network, self.point.setting
 
     def columns(self) -> dict[str, Any]:
-        """Every column by name."""
+        """Every column of the CSV by name."""
         point, result = self.point, self.point.result
         values = {
             "network": self.network,
@@ -64,12 +64,12 @@ class SweepRow:
         return {column: values[column] for column in COLUMNS}
 
     def stored(self) -> dict[str, Any]:
-        """All there is to keep."""
+        """What `read` makes the row of, as JSON can keep it."""
         return {**self.columns(), "layers": self.point.layers}
 
     @classmethod
     def read(cls, columns: Mapping[str, Any]) -> SweepRow:
-        """A row from what was stored."""
+        """The row of which `stored` gave this."""
         result = Result(**{name: columns[name] for name in Result.__dataclass_fields__})
         setting = Setting(**{name: columns[name] for name in Setting.__dataclass_fields__})
         layers = {name: (pruned, weights) for name, (pruned, weights) in columns["layers"].items()}

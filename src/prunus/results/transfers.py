@@ -125,7 +125,7 @@ def by_gradients(rows: Sequence[TransferRow]) -> Figure:
 
 
 def _colour(kind: str) -> str:
-    """The same in every figure."""
+    """The colour of a kind of method, the same in every figure."""
     return "black" if kind == PLAIN.kind else f"C{list(KINDS).index(kind)}"
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a `Diversified` was told: `every` so many gradients another mask, 0 for never by itself."""
+    """The arguments of a `Diversified`; `every` so many gradients it draws, and with 0 never by itself."""
 
     candidates: Candidates
     p_bern: float

@@ -23,7 +23,7 @@ from prunus.weights import Layers, Patterns, find_weights
 
 @dataclass(frozen=True)
 class Plan:
-    """What a `MUP` was told."""
+    """The arguments of a `MUP`, and how each weight tensor falls into pieces."""
 
     p_prune: float
     criterion: Criterion

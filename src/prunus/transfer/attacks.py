@@ -19,7 +19,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """−log softmax."""
+    """Minus the logarithm of the probability of the label."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
@@ -214,7 +214,7 @@ class FromTorchattacks(Attack):
 
     @property
     def is_random(self) -> bool:
-        """Most are, and none says so."""
+        """Taken to be so: most are, and no class says whether it is."""
         return True
 
     @property

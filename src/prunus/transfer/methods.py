@@ -91,7 +91,7 @@ class Method:
         return Method(control, self.strength) if control else None
 
     def build(self, model: nn.Module, shared: Build, seed: int) -> nn.Module:
-        """What the attack is run on."""
+        """What an attack is run on: a surrogate of the network, or the network itself."""
         return KINDS[self.kind].make(shared)(model, self.strength or 0.0, seed)
 
 

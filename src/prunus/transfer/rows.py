@@ -55,7 +55,7 @@ class TransferRow:
         return Trial(self.surrogate, method, self.eps, self.targeted, self.seed)
 
     def order(self) -> tuple[Any, ...]:
-        """By which rows are shown."""
+        """What rows are sorted by when they are shown."""
         kind = list(KINDS).index(self.method)
         return (not self.targeted, self.eps, self.surrogate, kind, self.strength or 0, self.target, self.seed)
 
@@ -101,12 +101,12 @@ class TransferRow:
         }
 
     def stored(self) -> dict[str, Any]:
-        """All there is to keep."""
+        """What `read` makes the row of, as JSON can keep it."""
         return asdict(self)
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> TransferRow:
-        """A row from what was stored."""
+        """The row of which `stored` gave this."""
         return cls(**{**stored, "curve": {int(at): count for at, count in stored["curve"].items()}})
 
 

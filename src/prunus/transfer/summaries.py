@@ -45,7 +45,7 @@ class Summary:
 
     @property
     def seconds_per_image(self) -> float:
-        """Median over seeds."""
+        """How long an attack took, the median over seeds."""
         return float(np.median([row.seconds_per_image for row in self.rows]))
 
     @property
@@ -81,11 +81,11 @@ def mcnemar(first: Summary, second: Summary) -> float:
 
 def summarize(rows: Sequence[TransferRow]) -> Summaries:
     """Rows that differ in seed alone, together."""
-    groups: dict[Key, list[TransferRow]] = {}
+    by_key: dict[Key, list[TransferRow]] = {}
     for row in sorted(rows, key=TransferRow.order):
         key = Key(row.targeted, row.eps, row.surrogate, Method(row.method, row.strength), row.target)
-        groups.setdefault(key, []).append(row)
-    return {key: Summary(key, members) for key, members in groups.items()}
+        by_key.setdefault(key, []).append(row)
+    return {key: Summary(key, members) for key, members in by_key.items()}
 
 
 def black_box(
