@@ -691,6 +691,55 @@ def test_a_layer_with_a_mask_of_its_own_is_refused() -> None:
     assert model[0].weight.all()
 
 
+@pytest.mark.parametrize("passes", ["both", "forward"])
+@pytest.mark.parametrize("before", ["unpruned", *PASSES])
+def test_a_call_that_fails_for_want_of_memory_leaves_the_pruning_before(
+    passes: str, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_net()
+    original = copy.deepcopy(model.state_dict())
+    if before != "unpruned":
+        prunus.prune(model, 0.3, passes=before)
+    pruned, hooks = copy.deepcopy(model.state_dict()), [len(m._forward_pre_hooks) for m in model.modules()]
+    masks = prunus.make_masks(model, 0.6)
+    clone, fails = Tensor.clone, iter([False, True])  # there is memory for one backup, and none for the next
+
+    def limited(self: Tensor, *args: object, **kwargs: object) -> Tensor:
+        if any(self.data_ptr() == p.data_ptr() for p in model.parameters()) and next(fails, False):
+            raise MemoryError
+        return clone(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "clone", limited)
+        with pytest.raises(MemoryError):
+            prunus.apply_masks(model, masks, passes)
+    assert [len(m._forward_pre_hooks) for m in model.modules()] == hooks
+    assert all(torch.equal(value, pruned[name]) for name, value in model.state_dict().items())
+    prunus.restore(model)
+    assert all(torch.equal(value, original[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("passes", ["both", "forward"])
+def test_layers_that_share_a_weight_keep_one_backup_after_a_move(passes: str) -> None:
+    model = Twice()
+    prunus.prune(model, 0.5, passes=passes)
+    model.double()
+    with torch.no_grad():
+        model.first.weight.mul_(3)
+    prunus.make_masks(model, 0.3)  # reads the originals
+    assert torch.equal(model.first.weight_orig, model.second.weight_orig)
+
+
+def test_a_shallow_copy_of_a_layer_is_not_pruned_itself() -> None:
+    layer = prunus.global_prune(nn.Conv2d(3, 4, 3), 0.5)
+    pruned = layer.weight.detach().clone()
+    prunus.restore(copy.copy(layer))
+    assert torch.equal(layer.weight, pruned)
+    prunus.restore(layer)
+    assert layer.weight.all()
+
+
 def test_two_parameters_in_one_memory_are_refused() -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
     model[1].weight = nn.Parameter(model[0].weight.data)

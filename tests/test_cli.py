@@ -261,6 +261,14 @@ def test_bad_data_folders(
     assert "needs images: --data" in error_of(capsys, 1, "eval", "-a", f"{nets}:tiny")
 
 
+def test_preprocessing_of_ones_own_is_not_for_the_bundled_digits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "digits:plain needs images: --data" in error_of(
+        capsys, 1, "eval", "-a", "digits:plain", "--mean", "0.5,0.5,0.5"
+    )
+
+
 def test_images_of_different_sizes(
     folder: Path, nets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

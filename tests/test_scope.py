@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus.selection.rows import keep_rows
+from prunus.selection.line import keep_rows
 from prunus.selection.scored import Kept, Scored
 from tests.conftest import layer_name, layer_zoo, small_net
 

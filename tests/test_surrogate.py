@@ -23,7 +23,7 @@ from torch.nn import functional as F
 import prunus
 from prunus.inputs import digits
 from prunus.scores.evidence import inputs
-from prunus.selection.rows import keep_rows
+from prunus.selection.line import keep_rows
 from prunus.surrogates.surrogate import Surrogate
 from tests.conftest import everything, import_file, labels_of, same, small_net
 

@@ -44,8 +44,16 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class State(Protocol):
     """What a pruned layer keeps at `STATE`."""
 
+    layers: Sequence[nn.Module]  # whose weight is pruned
+
     def original_of(self, layer: nn.Module) -> Tensor | None:
         """The values of this layer's weight before pruning; None where its parameter was exchanged since."""
+
+
+def state_of(layer: nn.Module) -> State | None:
+    """The state of this layer's weight, None where it is not pruned (or is a copy around other tensors)."""
+    state: State | None = vars(layer).get(STATE)
+    return state if state and any(layer is pruned for pruned in state.layers) else None
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class WeightTensor:
     @property
     def values(self) -> Tensor:
         """The values before pruning, detached: survivors as they are now, even if trained since."""
-        states: Iterator[tuple[nn.Module, State | None]] = ((o, vars(o).get(STATE)) for o in self.owners)
+        states = ((owner, state_of(owner)) for owner in self.owners)
         found = (state.original_of(owner) for owner, state in states if state)
         return next((values for values in found if values is not None), self.parameter.detach())
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunus.application.bits import keep_only
 from prunus.application.passes import PASSES
-from prunus.application.state import PrunedWeight, state_of
+from prunus.application.state import BACKUP, MASK, PrunedWeight, pruned_weight
 from prunus.weights import WeightTensor, check_dtype, layer_weights
 
 
@@ -51,7 +51,7 @@ def take_off(model: nn.Module) -> list[tuple[PrunedWeight, Tensor]]:
     """Undo all pruning; what was in force, with its masks."""
     found = []
     for module in model.modules():
-        if state := state_of(module):
+        if state := pruned_weight(module):
             found.append((state, state.mask))
             state.detach()
     return found
@@ -83,6 +83,6 @@ def _check_writable(weight: WeightTensor) -> None:
     ):
         raise ValueError(f"{weight.name} is expanded: several of its entries share one memory")
     for owner in weight.owners:
-        taken = hasattr(owner, "weight_mask") or hasattr(owner, "weight_orig")
-        if taken and state_of(owner) is None:
-            raise ValueError(f"{weight.name}: its layer has a weight_mask or weight_orig of its own")
+        taken = hasattr(owner, MASK) or hasattr(owner, BACKUP)
+        if taken and pruned_weight(owner) is None:
+            raise ValueError(f"{weight.name}: its layer has a {MASK} or {BACKUP} of its own")

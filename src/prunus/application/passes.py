@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,27 +18,21 @@ from torch.utils.hooks import RemovableHandle
 
 from prunus.application.bits import keep_only, take_over
 from prunus.application.detour import RandomState, StandIn, detour
-from prunus.application.state import Part, PrunedWeight
+from prunus.application.state import BACKUP, MASK, Part, PrunedWeight, kept_by
 from prunus.weights import is_plain
 
 
 class Zeros(Part):
-    """Pruned weights are zero in the tensor; `weight_orig` keeps what they were.
+    """Pruned weights are zero in the tensor; `weight_orig` keeps what they were."""
 
-    Args:
-        state: of the weight.
-        shared: whether graphs hold the backup, which must then not be written to.
-    """
-
-    def __init__(self, state: PrunedWeight, shared: bool = False) -> None:
+    def __init__(self, state: PrunedWeight) -> None:
         super().__init__(state)
-        self.shared = shared
         self.version: int | None = None  # of the parameter, when pruned weights were last seen to be zero
         self.trained = False  # whether survivors may have moved since the backup was made
 
     def attach(self) -> Sequence[RemovableHandle]:
         """Make the backup, write the zeros, and look after them."""
-        self.state.keep("weight_orig", self.state.parameter.detach().clone())
+        self.state.keep(BACKUP, self.state.parameter.detach().clone())
         self.after_change()
         return [
             layer.register_state_dict_pre_hook(self.before_saving)  # type: ignore[no-untyped-call]
@@ -67,13 +62,12 @@ class Zeros(Part):
             torch.clear_autocast_cache()
             self.trained = True
 
-    def original(self) -> Tensor:
-        """The backup, brought up to date."""
-        backup = self.state.kept("weight_orig")
-        if self.shared:
-            backup = backup.clone()
-        take_over(backup, self.state.parameter.detach(), self.state.mask)
-        self.state.keep("weight_orig", backup)
+    def original(self) -> Tensor | None:
+        """The backup, brought up to date. (Graphs that hold it read it where the mask does not keep.)"""
+        backup = self.state.backup
+        if backup is not None:  # else there was no memory for one
+            take_over(backup, self.state.parameter.detach(), self.state.mask)
+            self.state.keep(BACKUP, backup)  # of all layers: `.to()` gives each of them one of its own
         return backup
 
     def before_change(self) -> None:
@@ -84,18 +78,21 @@ class Zeros(Part):
 
     def after_change(self) -> None:
         """The backup where the mask keeps, else zero."""
-        parameter = self.state.parameter
+        parameter, backup = self.state.parameter, self.state.backup
+        assert backup is not None
         with torch.no_grad():
-            keep_only(self.state.kept("weight_orig"), self.state.mask, out=parameter)
+            keep_only(backup, self.state.mask, out=parameter)
         torch.clear_autocast_cache()  # which holds the weight as it was
         self.version = None if parameter.requires_grad else parameter._version
         self.trained = False
 
     def detach(self) -> None:
         """Put the original values back."""
-        with torch.no_grad():
-            self.state.parameter.copy_(self.original())
-        torch.clear_autocast_cache()
+        original = self.original()
+        if original is not None:
+            with torch.no_grad():
+                self.state.parameter.copy_(original)
+            torch.clear_autocast_cache()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "version": None}
@@ -142,10 +139,16 @@ class MaskedGradient(Part):
 
 
 class OtherGradient(Part):
-    """The gradient of a layer's input is found with another weight: the original, where there is a backup."""
+    """The gradient of a layer's input is found with another weight.
 
-    def __init__(self, state: PrunedWeight) -> None:
+    Args:
+        state: of the weight.
+        original: whether that is the weight before pruning, else it is the pruned one.
+    """
+
+    def __init__(self, state: PrunedWeight, original: bool = False) -> None:
         super().__init__(state)
+        self.by_original = original
         self.began: RandomState | None = None
 
     def attach(self) -> Sequence[RemovableHandle]:
@@ -166,23 +169,18 @@ class OtherGradient(Part):
         """The same output on another graph; None, where there is nothing to do."""
         # Read off the module that was called, which may be a DataParallel replica of the one pruned.
         layer: Any = user.out_proj if isinstance(user, nn.MultiheadAttention) else user
-        backup: Tensor | None = getattr(layer, "weight_orig", None)
+        mask, backup = kept_by(layer, MASK), kept_by(layer, BACKUP) if self.by_original else None
         exchanged = layer in self.state.layers and not self.state.holds(layer)
-        if layer.weight_mask.shape != layer.weight.shape or (backup is not None and exchanged):
+        if mask is None or mask.shape != layer.weight.shape or (self.by_original and exchanged):
             return None
-        return detour(user, layer, StandIn(layer.weight_mask, backup), self.began, args, kwargs, output)
+        return detour(user, layer, StandIn(mask, backup), self.began, args, kwargs, output)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "began": None}
 
 
-def zeros_that_graphs_hold(state: PrunedWeight) -> Zeros:
-    """Zeros whose backup is used by graphs."""
-    return Zeros(state, shared=True)
-
-
 PASSES: dict[str, Sequence[Callable[[PrunedWeight], Part]]] = {
     "both": (Zeros, MaskedGradient),
     "backward": (OtherGradient,),
-    "forward": (zeros_that_graphs_hold, OtherGradient),
+    "forward": (Zeros, partial(OtherGradient, original=True)),
 }

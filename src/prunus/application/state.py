@@ -2,7 +2,8 @@
 
 It stands on every layer that holds the tensor, at one attribute, where deepcopy and pickle copy it. Mask and
 backup are non-persistent buffers of the layer, `weight_mask` and `weight_orig`, which follow `.to()`; the
-state_dict keeps its keys. What the mask does to the passes is the business of the parts.
+state_dict keeps its keys. Where they are kept is decided in `keep`, `kept_by` and `detach`, and nowhere else.
+What the mask does to the passes is the business of the parts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from prunus.weights import STATE, WeightTensor
+from prunus.weights import STATE, WeightTensor, state_of
+
+MASK, BACKUP = "weight_mask", "weight_orig"  # under which names layers keep tensors
 
 
 class Part:
@@ -66,16 +69,19 @@ class PrunedWeight:
     @property
     def attached(self) -> bool:
         """Whether this pruning is in force: neither undone nor replaced by another."""
-        return any(state_of(layer) is self for layer in self.layers)
+        return any(pruned_weight(layer) is self for layer in self.layers)
 
     @property
     def mask(self) -> Tensor:
         """True = keep, on the device of the weight."""
-        return self.kept("weight_mask")
+        mask = kept_by(self.layers[0], MASK)
+        assert mask is not None
+        return mask
 
-    def kept(self, name: str) -> Tensor:
-        """A tensor that the layers keep."""
-        return self.layers[0].get_buffer(name)
+    @property
+    def backup(self) -> Tensor | None:
+        """The values before pruning, where a part keeps them."""
+        return kept_by(self.layers[0], BACKUP)
 
     def keep(self, name: str, tensor: Tensor) -> None:
         """Let the layers keep this tensor, in place of another of the name."""
@@ -93,7 +99,7 @@ class PrunedWeight:
 
     def attach(self, mask: Tensor) -> None:
         """Prune by this mask from now on."""
-        self.keep("weight_mask", mask.to(self.parameter.device))
+        self.keep(MASK, mask.to(self.parameter.device))
         for layer in self.layers:
             vars(layer)[STATE] = self
         for module in {*self.layers, *self.users}:
@@ -112,7 +118,7 @@ class PrunedWeight:
         """Prune by this mask from now on. The tensor of the old one stays, for graphs that hold it."""
         for part in self.parts:
             part.before_change()
-        self.keep("weight_mask", mask.to(self.parameter.device))
+        self.keep(MASK, mask.to(self.parameter.device))
         for part in self.parts:
             part.after_change()
 
@@ -133,13 +139,17 @@ class PrunedWeight:
             self.handles.pop().remove()
         for layer in self.layers:
             vars(layer).pop(STATE, None)
-            for name in ("weight_mask", "weight_orig"):
+            for name in (MASK, BACKUP):
                 if name in layer._buffers:
                     delattr(layer, name)
 
 
-def state_of(layer: nn.Module) -> PrunedWeight | None:
-    """The state of this layer's weight, None where it is not pruned (or is a copy around other tensors)."""
-    state = vars(layer).get(STATE)
-    known = isinstance(state, PrunedWeight) and any(layer is pruned for pruned in state.layers)
-    return state if known else None
+def kept_by(layer: nn.Module, name: str) -> Tensor | None:
+    """The tensor that a layer keeps under this name, also a copy of a pruned layer."""
+    return layer._buffers.get(name)
+
+
+def pruned_weight(layer: nn.Module) -> PrunedWeight | None:
+    """The state of this layer's weight; see `prunus.weights.state_of`."""
+    state = state_of(layer)
+    return state if isinstance(state, PrunedWeight) else None

@@ -47,7 +47,7 @@ def eval_command(
     \b
     prunus eval --data IMAGENET -a resnet18 --prune-type global --p-prune 0.1 --p-bern 1.0
     """
-    from prunus.results.rows import table
+    from prunus.results.tables import table
 
     if prune_type == "none":
         for name in ("p_prune", "p_bern"):

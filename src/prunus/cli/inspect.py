@@ -43,7 +43,7 @@ def inspect_command(
     \b
     prunus inspect -a resnet18 --weights none --p-prune 0.5 --granularity kernel
     """
-    from prunus.results.masks import mask_table
+    from prunus.results.tables import mask_table
 
     source = images.source(calibration.calibration_images)
     for network in networks.load(images.preprocessing()):

@@ -18,7 +18,7 @@ from prunus.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from prunus.results.rows import SweepRow
+    from prunus.evaluation.rows import SweepRow
 
 
 def measure(
@@ -34,10 +34,10 @@ def measure(
     """A row for every network and setting."""
     import torch
 
+    from prunus.evaluation.experiment import Sweep
     from prunus.evaluation.sweep import grid
     from prunus.results.curves import SWEEP
     from prunus.results.loop import run
-    from prunus.results.sweeps import Sweep
 
     device = machine.find()
     half = torch.float16 if device.type == "cuda" else torch.bfloat16

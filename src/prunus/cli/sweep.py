@@ -41,7 +41,7 @@ def sweep_command(output: Path, **records: Any) -> None:
     A network of your own:
         prunus sweep --data CIFAR -a nets.py:resnet20 --weights resnet20.pth --mean 0.5,0.5,0.5
     """
-    from prunus.results.rows import table
+    from prunus.results.tables import table
 
     show(table(measure(output=output, passes="both", **records)))
     click.echo(f"\n{output}: results.csv, results.json; curve and layers as .png and .svg")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,13 @@ class Images:
             self.bad.update(dict.fromkeys(bad))
             if batch is not None:
                 yield batch
+
+    def report(self, what: str) -> None:
+        """Name and count on standard error what could not be read for this."""
+        for bad in self.bad:
+            print(f"skipped unreadable image {bad}", file=sys.stderr)
+        if self.bad:
+            print(f"{what}: {len(self.bad)} unreadable images skipped", file=sys.stderr)
 
 
 def _collate(examples: Iterable[Example]) -> tuple[Batch | None, list[str], list[str]]:

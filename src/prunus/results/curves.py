@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from prunus.evaluation.rows import SweepRow, varied
 from prunus.results.folder import Layout
-from prunus.results.rows import SweepRow, varied
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,15 +9,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from matplotlib.figure import Figure
 
 from prunus.files import whole_file
-
-if TYPE_CHECKING:
-    pass
 
 
 class Row(Protocol):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from prunus.processes import Process
+from prunus.progress import Monitor
 from prunus.results.folder import Layout, ResultsFolder, Row
-from prunus.results.progress import Monitor
 
 ItemT = TypeVar("ItemT", bound=Hashable)
 RowT = TypeVar("RowT", bound=Row)
@@ -17,9 +18,7 @@ RowT = TypeVar("RowT", bound=Row)
 class Experiment(Protocol[ItemT, RowT]):
     """What `run` can run: items, each of which gives rows."""
 
-    @property
-    def what(self) -> str:
-        """What its items are called, in the plural."""
+    what: str  # its items are called, in the plural
 
     def record(self) -> Mapping[str, Any]:
         """All that decides the results besides the options: fingerprints of what is read."""
@@ -39,7 +38,7 @@ def run(
     layout: Layout[RowT],
     output: Path | None,
     options: Mapping[str, Any],
-    process: Process = Process(),
+    process: Process | None = None,
 ) -> Sequence[RowT]:
     """Measure every item; with an output folder, every item that it does not hold yet.
 
@@ -48,12 +47,13 @@ def run(
         layout: of the results folder.
         output: results folder, made if missing; each item is on disk as soon as it is measured.
         options: by which, and by `experiment.record()`, the folder knows that the results are the same.
-        process: of several, this one, which does its part; number 0 finishes the folder.
+        process: of several, this one, which does its part, by default all; number 0 finishes the folder.
 
     Raises:
         KeyboardInterrupt: when interrupted; its message says where what was finished is.
         ValueError: the folder holds results of something else.
     """
+    process = process or Process()
     record = {**options, **experiment.record()}
     folder = ResultsFolder(output, record, layout, process.number) if output else None
     rows = list(folder.rows) if folder else []
@@ -70,7 +70,8 @@ def run(
                 monitor.done(experiment.line(made))
     except BaseException as error:
         if folder and folder.rows and process.count == 1:
-            folder.finish()
+            with suppress(Exception):  # which would hide the error
+                folder.finish()
         if folder and folder.rows and isinstance(error, KeyboardInterrupt):
             saved = f"What was finished is saved in {folder.path}; run again to go on."
             raise KeyboardInterrupt(saved) from None

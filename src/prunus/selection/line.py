@@ -3,7 +3,8 @@
 Exactly, and without sorting, copying or concatenating all scores: a sample tells between which two
 scores the line must lie; one streaming pass counts what is below them and collects the few scores in
 between. In the rare case that the line lies elsewhere, a wider bracket takes another pass. A last pass
-tells every piece on which side of the line it is, tensor by tensor.
+tells every piece on which side of the line it is, tensor by tensor. `keep_rows` draws a line for every row of
+a small table at once.
 """
 
 from __future__ import annotations
@@ -147,3 +148,22 @@ def _scratch(scores: ScoreMap) -> Tensor:
     """Memory for the scores that are looked at, in the widest of their types."""
     dtypes = {source.dtype for source in scores.values()}
     return torch.empty(CHUNK, dtype=reduce(torch.promote_types, dtypes, torch.float32), device="cpu")
+
+
+def keep_rows(scores: Tensor, p_prune: float) -> Tensor:
+    """False for the lowest `int(p_prune · N)` of the N scores in each row, ties by position.
+
+    Example:
+        >>> keep_rows(torch.tensor([[3.0, 1.0, 2.0, 1.0], [0.0, 0.0, 0.0, 0.0]]), 0.25).int()
+        tensor([[1, 0, 1, 1],
+                [0, 1, 1, 1]], dtype=torch.int32)
+    """
+    count = int(p_prune * scores.shape[1])
+    if not count:
+        return torch.ones_like(scores, dtype=torch.bool)
+    line = scores.kthvalue(count, dim=1, keepdim=True).values
+    kept, at = scores > line, scores == line
+    ties = count - (~kept & ~at).sum(1, keepdim=True)
+    if (at.sum(1, keepdim=True) > ties).any():
+        kept |= at & (at.cumsum(1) > ties)
+    return kept

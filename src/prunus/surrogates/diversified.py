@@ -74,11 +74,6 @@ class Diversified(Surrogate):
         (3, False, True)
     """
 
-    masks: Masks | None
-    _draws: int
-    _used: int
-    _plan: Plan
-
     def __init__(
         self,
         model: nn.Module,
@@ -106,7 +101,8 @@ class Diversified(Surrogate):
             predicts_pruned=choose("predict", predict, {"unpruned": False, "pruned": True}),
             seed=seed,
         )
-        self.masks, self._draws, self._used = None, 0, 0
+        self.masks: Masks | None = None
+        self._draws = self._used = 0
 
     def __repr__(self) -> str:
         plan, name = self._plan, type(self.wrapped).__name__

@@ -22,11 +22,6 @@ class Ghost(Surrogate):
         layers: whose outputs; likewise `include` and `exclude`. See `prunus.rank`.
     """
 
-    draws: int
-    _rate: float
-    _seed: int
-    _layers: list[str]
-
     def __init__(
         self,
         model: nn.Module,

@@ -15,8 +15,9 @@ from prunus.application.detour import StandIn
 from prunus.checks import check_fraction, choose
 from prunus.scores.criteria import Criterion, Pieces, criterion_of, needs_of, score
 from prunus.scores.evidence import Loss, gradients
+from prunus.selection.line import keep_rows
 from prunus.selection.pieces import GRANULARITIES, NORMS, Partition
-from prunus.selection.rows import keep_rows
+from prunus.selection.scored import check_finite
 from prunus.surrogates.surrogate import Surrogate
 from prunus.weights import Layers, Patterns, find_weights
 
@@ -68,9 +69,6 @@ class MUP(Surrogate):
         torch.Size([4, 3, 8, 8])
     """
 
-    labels: Tensor | None
-    _plan: Plan
-
     def __init__(
         self,
         model: nn.Module,
@@ -92,7 +90,6 @@ class MUP(Surrogate):
         pieces = choose("granularity", granularity, GRANULARITIES)
         weights = find_weights(model, layers, include, exclude)
         partitions = {name: Partition.of(weight.owners[0], pieces) for name, weight in weights.items()}
-        self.labels = None
         self._plan = Plan(p_prune, by, choose("norm", norm, NORMS), loss, partitions)
 
     def _changed(self, x: Tensor) -> Any:
@@ -132,7 +129,9 @@ class MUP(Surrogate):
             return score(pieces, plan.criterion, plan.pool)
 
         table = vmap(scores, randomness="different")(by_image)
-        return StandIn(vmap(partition.expand)(keep_rows(table, plan.p_prune)))(weight)
+        check_finite(name, table)
+        kept = vmap(partition.expand)(keep_rows(table, plan.p_prune))
+        return StandIn(kept.to(weight.device))(weight)  # random scores are made on the CPU
 
 
 def _row_major(tensor: Tensor) -> Tensor:

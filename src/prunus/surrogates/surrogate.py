@@ -9,9 +9,7 @@ their `.grad`, nor its modes or batch-norm statistics.
 from __future__ import annotations
 
 import warnings
-from abc import abstractmethod
 from collections.abc import Mapping
-from inspect import get_annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunus.application.copies import replicate
-from prunus.application.state import state_of
+from prunus.weights import state_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -41,22 +39,12 @@ class Surrogate(nn.Module):
         ValueError: `model` is compiled or scripted, is pruned, or holds a surrogate.
     """
 
-    wrapped: nn.Module
-    training: bool
-    _shell: nn.Module
-    _proven: bool
-    _own: frozenset[str] = frozenset()
-
-    def __init_subclass__(cls) -> None:
-        """What a class declares in its body is set on the surrogate itself, never on the network."""
-        super().__init_subclass__()
-        cls._own = frozenset().union(*(get_annotations(kind) for kind in cls.__mro__))
-
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         _check_model(model)
         self.wrapped, self._shell = model, replicate(model)
         self.training, self._proven = model.training, False
+        self.labels: Tensor | None = None  # of the images to come, where the surrogate has a use for them
         # Not registered: the submodules are those of the shell, under their own names
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             vars(self)[name] = vars(self._shell)[name]
@@ -66,9 +54,9 @@ class Surrogate(nn.Module):
         run = self._changed if wants_gradient(args, kwargs) else self._unchanged
         return run(*args, **kwargs)
 
-    @abstractmethod
     def _changed(self, *args: Any, **kwargs: Any) -> Any:
         """The output that an attack finds its gradient with."""
+        raise NotImplementedError
 
     def _unchanged(self, *args: Any, **kwargs: Any) -> Any:
         """The output that predictions are made with."""
@@ -135,11 +123,8 @@ class Surrogate(nn.Module):
             return getattr(self.wrapped, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What the surrogate declares is set there, even if the network has something of that name."""
-        if name in self._own or isinstance(getattr(type(self), name, None), property):
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+        """What is assigned is the surrogate's own, even if the network has something of that name."""
+        object.__setattr__(self, name, value)
 
 
 def wants_gradient(*values: Any) -> bool:

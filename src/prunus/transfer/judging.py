@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,24 +17,16 @@ from torch import Tensor, nn
 
 from prunus.inputs.images import Source
 from prunus.inputs.networks import Network
-from prunus.surrogates.mup import MUP
-from prunus.surrogates.surrogate import stream
+from prunus.progress import Monitor
+from prunus.surrogates.surrogate import Surrogate, stream
 from prunus.transfer.attacks import Attack
 from prunus.transfer.methods import Build, Method
 from prunus.transfer.pixels import Normalized, load_png, normalization, predict, round_within, save_png
 from prunus.transfer.rows import TransferRow, Trial, goal_of
 from prunus.transfer.victims import Victims, find_victims
 
-T = TypeVar("T")
 Curve = dict[int, int]  # images fooled after so many steps, or gradients
 CHECKPOINTS = (1, 2, 5, 10, 20, 50, 100, 200, 300, 500, 1000)
-
-
-class Monitor(Protocol):
-    """Who is told how far we are."""
-
-    def track(self, batches: Iterable[T], images: int, size: Callable[[T], int]) -> Iterator[T]:
-        """The same batches, which together hold so many images."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +49,8 @@ class Transfer:
         folder: for adversarial images; by default they are gone when they have been judged.
     """
 
+    what = "attacks"
+
     surrogates: Sequence[Network]
     targets: Sequence[Network]
     methods: Sequence[Method]
@@ -70,11 +64,6 @@ class Transfer:
     device: torch.device
     amp: torch.dtype | None = None
     folder: Path | None = None
-
-    @property
-    def what(self) -> str:
-        """What its items are called."""
-        return "attacks"
 
     @cached_property
     def _networks(self) -> dict[str, Network]:
@@ -220,7 +209,7 @@ class Transfer:
 
         def run(images: Tensor, labels: Tensor) -> Iterator[tuple[int, int, Tensor]]:
             images, labels = images.to(self.device), labels.to(self.device)
-            if isinstance(surrogate, MUP):
+            if isinstance(surrogate, Surrogate):
                 surrogate.labels = labels
             attacked.gradients = 0
             made = attack.run(attacked, images, labels, trial.targeted, generator)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -94,8 +93,7 @@ def find_victims(
         seen += len(labels) if len(places) < left else int(places[-1]) + 1
         if len(places) == left:
             break
-    for bad in images.bad:
-        print(f"skipped unreadable image {bad}", file=sys.stderr)
+    images.report("attacks")
     columns = [torch.cat(column) for column in zip(*found, strict=True)]
     if not columns or not len(columns[0]):
         raise ValueError(f"none of {seen} images is classified correctly by all of {', '.join(models)}")

@@ -1,8 +1,8 @@
 """The built-in example: small convolutional networks for real handwritten digits.
 
 The images are scikit-learn's `load_digits` (Alpaydin and Kaynak 1998, UCI): 1,797 of 8×8 pixels,
-halved into a training and a test split. `python -m prunus.inputs.digits.train` made the weights beside
-this file on the training split.
+halved into a training and a test split. `python -m benchmarks.train_digits` made the weights beside
+this file on the training split, in a clone of the repository.
 """
 
 from __future__ import annotations

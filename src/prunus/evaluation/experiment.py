@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -10,11 +9,11 @@ from typing import Any
 
 import torch
 
+from prunus.evaluation.rows import SweepRow
 from prunus.evaluation.sweep import Setting, measure
 from prunus.inputs.images import Batch, Images, Source, open_images
 from prunus.inputs.networks import Network
-from prunus.results.progress import Monitor
-from prunus.results.rows import SweepRow
+from prunus.progress import Monitor
 from prunus.scores.collecting import evidence
 from prunus.scores.criteria import needs_of
 from prunus.weights import Which
@@ -34,17 +33,14 @@ class Sweep:
         which: weights are pruned, see `prunus.rank`.
     """
 
+    what = "points"
+
     networks: Sequence[Network]
     settings: Sequence[Setting]
     source: Source
     device: torch.device
     amp: torch.dtype | None = None
     which: Which = field(default_factory=Which)
-
-    @property
-    def what(self) -> str:
-        """What its items are called."""
-        return "points"
 
     @property
     def _criteria(self) -> list[Any]:
@@ -78,10 +74,7 @@ class Sweep:
         for point in measure(model, watched, settings, evidence=known, amp=self.amp, **self.which):
             yield [SweepRow(network.name, point)]
         model.cpu()
-        for bad in images.bad:
-            print(f"skipped unreadable image {bad}", file=sys.stderr)
-        if images.bad:
-            print(f"{network.name}: {len(images.bad)} unreadable images skipped", file=sys.stderr)
+        images.report(network.name)
 
     def line(self, rows: Sequence[SweepRow]) -> str:
         """Network, granularity, ratio and accuracy."""

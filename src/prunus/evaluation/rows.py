@@ -1,12 +1,10 @@
-"""The rows of a sweep, and their table."""
+"""The rows of a sweep."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-
-from rich.table import Table
 
 from prunus.evaluation.evaluate import Result
 from prunus.evaluation.sweep import Point, Setting
@@ -74,27 +72,6 @@ class SweepRow:
         setting = Setting(**{name: columns[name] for name in Setting.__dataclass_fields__})
         layers = {name: (pruned, weights) for name, (pruned, weights) in columns["layers"].items()}
         return cls(columns["network"], Point(setting, result, layers))
-
-
-def table(rows: Sequence[SweepRow]) -> Table:
-    """Network, p_prune, pruned fraction, acc@1, acc@5, loss, and whatever else varies."""
-    extra = varied(rows)
-    made = Table(box=None, header_style="bold", pad_edge=False)
-    made.add_column("network", no_wrap=True)
-    for name in (*extra, "p_prune", "fraction", "acc@1", "acc@5", "loss"):
-        made.add_column(name, justify="left" if name in extra else "right", no_wrap=True)
-    for row in rows:
-        columns = row.columns()
-        made.add_row(
-            row.network,
-            *(str(columns[name]) for name in extra),
-            f"{columns['p_prune']:g}",
-            f"{columns['pruned_fraction']:.4f}",
-            f"{columns['acc1']:.2f}",
-            f"{columns['acc5']:.2f}",
-            f"{columns['loss']:.4f}",
-        )
-    return made
 
 
 def varied(rows: Sequence[SweepRow]) -> list[str]:

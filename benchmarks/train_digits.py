@@ -1,6 +1,6 @@
-"""Train the built-in digit networks and write their weights beside this file: a minute on two cores.
+"""Train the built-in digit networks and write their weights into the package: a minute on two cores.
 
-Usage: python -m prunus.inputs.digits.train [FOLDER]
+Usage: python -m benchmarks.train_digits [FOLDER]
 """
 
 from __future__ import annotations
