@@ -114,10 +114,14 @@ def everything(model: nn.Module) -> dict[str, Any]:
     return {
         "values": {name: tensor.clone() for name, tensor in model.state_dict().items()},
         "modes": [module.training for module in model.modules()],
-        "gradients": [parameter.grad for parameter in model.parameters()],
+        "gradients": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
     }
 
 
 def same(before: dict[str, Any], after: dict[str, Any]) -> bool:
     equal = all(torch.equal(value, after["values"][name]) for name, value in before["values"].items())
-    return equal and before["modes"] == after["modes"] and before["gradients"] == after["gradients"]
+    gradients = (
+        one is other if one is None or other is None else torch.equal(one, other)
+        for one, other in zip(before["gradients"], after["gradients"], strict=True)
+    )
+    return equal and before["modes"] == after["modes"] and all(gradients)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -73,11 +73,43 @@ def test_one_of_two_along_the_inputs(layer: nn.Module) -> None:
 @LAYERS
 @pytest.mark.parametrize("granularity", ["weight", "kernel", "filter", "channel"])
 def test_a_grid_leads_back(layer: nn.Module, granularity: str) -> None:
-    ranking = prunus.rank(layer, granularity=granularity, layers="all")
-    [tensor] = ranking.tensors
-    flat = torch.arange(tensor.partition.count)
-    assert torch.equal(tensor.partition.flat(tensor.partition.grid(flat)), flat)
-    assert tensor.grid().shape == tensor.partition.grid(flat).shape
+    [tensor] = prunus.rank(layer, granularity=granularity, layers="all").tensors
+    number = torch.arange(tensor.partition.count)
+    grid = tensor.partition.grid(number)
+    assert torch.equal(tensor.partition.flat(grid), number)
+    outputs = by_output(layer, tensor.partition.expand(number))
+    if granularity != "channel":  # where a piece belongs to one output
+        assert [set(row.flatten().tolist()) for row in grid] == [set(o.flatten().tolist()) for o in outputs]
+    if granularity == "weight":
+        assert all(torch.equal(row, output) for row, output in zip(grid, outputs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            lambda kept: iter(kept[:1]),
+            r"scope gave NoneType for None; expected for 3\.weight a boolean",
+        ),
+        (lambda kept: iter(kept[::-1]), r"for 3\.weight; expected for 0\.weight"),
+        (lambda kept: ((n, flags[:-1]) for n, flags in kept), r"\(215,\)\) for 0\.weight; .* shape \(216,\)"),
+        (lambda kept: ((n, flags.float()) for n, flags in kept), r"torch\.float32.* boolean tensor of shape"),
+    ],
+)
+def test_a_scope_that_gives_something_else_is_refused_before_anything_is_done(
+    wrong: Callable[[list[tuple[str, Tensor]]], Kept], message: str
+) -> None:
+    def scope(tensors: Sequence[Scored], fractions: Sequence[float]) -> Iterator[Kept]:
+        return (wrong(list(kept)) for kept in over_rows(tensors, fractions))
+
+    model = small_net()
+    before = copy.deepcopy(model.state_dict())
+    for keep_original in (True, False):
+        with pytest.raises(ValueError, match=message):
+            prunus.global_prune(model, 0.5, scope=scope, keep_original=keep_original)
+    with pytest.raises(ValueError, match=r"scope gave nothing for p_prune 0\.5"):
+        prunus.global_prune(model, 0.5, scope=lambda tensors, fractions: iter(()))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_scope_of_ones_own_in_every_verb() -> None:

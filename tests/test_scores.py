@@ -16,10 +16,10 @@ from torch.nn import functional as F
 import prunus
 from prunus import digits
 from prunus.cli.main import main
-from prunus.scores.criteria import CRITERIA, criterion
+from prunus.scores.criteria import CRITERIA, NEEDS, criterion
 from prunus.scores.evidence import Evidence, gradients, inputs
 from prunus.selection.scope import over_network
-from prunus.surrogates.surrogate import wants_gradient
+from prunus.weights import find_weights
 from tests.conftest import everything, layer_name, layer_zoo, same, small_net
 
 
@@ -44,7 +44,7 @@ def squared() -> Iterator[None]:
         return (pieces.values * pieces.gradients).square()
 
     yield
-    del CRITERIA["squared"]
+    del CRITERIA["squared"], NEEDS[squared]
 
 
 @pytest.mark.usefixtures("squared")
@@ -60,6 +60,8 @@ class TestACriterionThatReadsGradientsIsOneFunction:
 
     def test_in_python(self) -> None:
         model = digits.load_network("plain")
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)  # of the user's own
         before = everything(model)
         evidence = prunus.evidence(model, batches(), criterion="squared")
         masks = prunus.make_masks(model, 0.4, criterion="squared", evidence=evidence)
@@ -120,7 +122,6 @@ def test_commands_and_surrogates_leave_no_gradient(tmp_path: Path) -> None:
         assert all(parameter.grad is None for parameter in model.parameters())
     x = torch.rand(2, 3, 8, 8, requires_grad=True)
     for surrogate in (prunus.MUP(model), prunus.Diversified(model, 0.5)):
-        assert wants_gradient(x)
         surrogate(x).sum().backward()
         assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -156,57 +157,57 @@ def test_inputs_are_those_that_each_weight_was_multiplied_with(layer: nn.Module)
     sides = () if isinstance(layer, nn.Linear) else (6,) * (weight.dim() - 2)
     width = weight.shape[1] if isinstance(layer, nn.Linear) else layer.in_channels
     data = [(torch.randn(2, width, *sides), torch.tensor(0)) for _ in range(2)]
-    [found] = inputs(layer, list(prunus.weights.find_weights(layer, "all").values()), data, F.cross_entropy)
-    by_name = inputs(layer, list(prunus.weights.find_weights(layer, "all").values()), data, F.cross_entropy)
+    found = inputs(layer, list(find_weights(layer, "all").values()), data, F.cross_entropy)
     wanted = torch.zeros_like(weight)
     for index in itertools.product(*map(range, weight.shape)):
         one = copy.deepcopy(layer)
         with torch.no_grad():
             one.get_parameter("weight").zero_()[index] = 1
             wanted[index] = torch.stack([one(x).square().sum() for x, _ in data]).sum().sqrt()
-    assert found == "weight"
-    torch.testing.assert_close(by_name["weight"], wanted)
+    torch.testing.assert_close(found["weight"], wanted)
 
 
-def test_a_criterion_by_inputs() -> None:
-    """|w|·‖x‖ (Sun et al. 2023, arXiv 2306.11695) of a linear layer, by its definition."""
-    layer, x = nn.Linear(6, 5), torch.randn(7, 6)
+@pytest.fixture
+def by_inputs() -> Iterator[None]:
+    """Another."""
 
     @criterion(inputs)
     def by_inputs(pieces: prunus.Pieces) -> Tensor:
         return pieces.values.abs() * pieces.inputs
 
-    try:
-        evidence = prunus.evidence(layer, [(x, torch.zeros(7))], criterion=by_inputs)
-        masks = prunus.make_masks(layer, 0.5, criterion="by_inputs", layers="all", evidence=evidence)
-        with pytest.raises(
-            ValueError, match=r"weight has no inputs, which this criterion needs: give evidence"
-        ):
-            prunus.make_masks(layer, 0.5, criterion="by_inputs", layers="all")
-        with pytest.raises(TypeError, match="batches is an iterator"):
-            prunus.evidence(layer, iter([(x, torch.zeros(7))]))  # of all criteria, so two kinds
-    finally:
-        del CRITERIA["by_inputs"]
+    yield
+    del CRITERIA["by_inputs"], NEEDS[by_inputs]
+
+
+@pytest.mark.usefixtures("by_inputs")
+def test_a_criterion_by_inputs() -> None:
+    """|w|·‖x‖ (Sun et al. 2023, arXiv 2306.11695) of a linear layer, by its definition."""
+    layer, x = nn.Linear(6, 5), torch.randn(7, 6)
+    evidence = prunus.evidence(layer, [(x, torch.zeros(7))], criterion="by_inputs")
+    masks = prunus.make_masks(layer, 0.5, criterion="by_inputs", layers="all", evidence=evidence)
+    with pytest.raises(ValueError, match=r"weight has no inputs, which this criterion needs: its"):
+        prunus.make_masks(layer, 0.5, criterion="by_inputs", layers="all")
+    with pytest.raises(TypeError, match="batches is an iterator"):
+        prunus.evidence(layer, iter([(x, torch.zeros(7))]))  # of all criteria, so two kinds
     scores = (layer.weight * x.norm(dim=0)).abs()
     assert scores[~masks["weight"]].max() < scores[masks["weight"]].min()
     assert masks.pruned == 15
 
 
+@pytest.mark.usefixtures("by_inputs")
 def test_inputs_that_cannot_be_known_are_refused() -> None:
     class Own(nn.Conv2d):
         def forward(self, input: Tensor) -> Tensor:
             return super().forward(2 * input)
 
-    by_inputs = prunus.Pieces.inputs.fget
-    vars(by_inputs)["needs"] = (inputs,)  # type: ignore[arg-type]
     x = (torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r"weight: its Own has a forward of its own"):
-        prunus.evidence(Own(3, 4, 3), [x], criterion=by_inputs)
+        prunus.evidence(Own(3, 4, 3), [x], criterion="by_inputs")
     unused = small_net()
     unused.extra = nn.Conv2d(3, 3, 1)
     unused.forward = lambda x: unused[:8](x)
     with pytest.raises(ValueError, match=r"extra\.weight: its layer was not called"):
-        prunus.evidence(unused, [x], criterion=by_inputs)
+        prunus.evidence(unused, [x], criterion="by_inputs")
     assert not any(module._forward_pre_hooks for module in unused.modules())
 
 
@@ -234,7 +235,21 @@ def test_evidence_of_something_else_is_refused() -> None:
         prunus.make_masks(model, 0.5, evidence={})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"batches is empty"):
         prunus.evidence(model, [])
-    assert repr(known) == "Evidence(gradients of 1 tensors)"
+    assert repr(known) == "Evidence(gradients of 1 tensor)"
+    with pytest.raises(ValueError, match=r"has no gradients, .*: collect it with prunus\.evidence\(model"):
+        prunus.make_masks(nn.Conv2d(3, 4, 3), 0.5, criterion="taylor", evidence=known)
+
+
+def test_a_function_of_ones_own_may_read_all_there_is() -> None:
+    model, loader = digits.load_network("plain"), batches()
+
+    def own(pieces: prunus.Pieces) -> Tensor:
+        return (pieces.values * pieces.gradients).abs()
+
+    evidence = prunus.evidence(model, loader, criterion=own)
+    assert prunus.make_masks(model, 0.4, criterion=own, evidence=evidence) == prunus.make_masks(
+        model, 0.4, criterion="taylor", evidence=prunus.evidence(model, loader, criterion="taylor")
+    )
 
 
 def test_functions_wherever_names_are_taken() -> None:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 import prunus
 from prunus.inputs import digits
+from prunus.scores.criteria import NEEDS
 from prunus.scores.evidence import inputs
 from prunus.selection.line import keep_rows
 from prunus.surrogates.surrogate import Surrogate
@@ -426,7 +427,7 @@ def test_mup_takes_its_own_predictions_where_no_labels_are_given() -> None:
     assert not torch.equal(gradient_of(first, x), gradient_of(second, x))
 
 
-def test_mup_takes_every_criterion_that_gradients_are_enough_for() -> None:
+def test_mup_takes_every_criterion_that_gradients_are_enough_for(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(3, 3, 8, 8)
     answers = [gradient_of(prunus.MUP(small_net().eval(), 0.5, criterion="random"), x) for _ in range(2)]
     assert not torch.equal(*answers)
@@ -434,7 +435,10 @@ def test_mup_takes_every_criterion_that_gradients_are_enough_for() -> None:
     def by_inputs(pieces: prunus.Pieces) -> Tensor:
         return pieces.inputs
 
-    vars(by_inputs)["needs"] = (inputs,)
+    x.requires_grad_()
+    with pytest.raises(ValueError, match="has no inputs, which this criterion needs: it is not to be had"):
+        prunus.MUP(small_net().eval(), criterion=by_inputs)(x)
+    monkeypatch.setitem(NEEDS, by_inputs, (inputs,))
     with pytest.raises(ValueError, match="criterion 'by_inputs' needs inputs; MUP has gradients only"):
         prunus.MUP(small_net(), criterion=by_inputs)
 

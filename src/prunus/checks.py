@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from numbers import Integral, Real
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -56,6 +58,15 @@ def choose(argument: str, value: object, table: Mapping[str, T]) -> T:
     if not isinstance(value, str) or value not in table:
         raise ValueError(f"{argument} must be one of {', '.join(table)}; got {value!r}")
     return table[value]
+
+
+def chosen(argument: str, given: str | Callable[P, R], table: Mapping[str, Callable[P, R]]) -> Callable[P, R]:
+    """The function of this name in a table, or the function itself where one was given.
+
+    Raises:
+        ValueError: no such name; the message lists them all.
+    """
+    return given if callable(given) else choose(argument, given, table)
 
 
 def spread(text: str) -> Sequence[Decimal]:

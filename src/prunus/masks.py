@@ -55,8 +55,7 @@ class Masks(Mapping[str, Tensor]):
         )
 
     def __repr__(self) -> str:
-        tensors = "1 tensor" if len(self) == 1 else f"{len(self)} tensors"
-        return f"Masks({tensors}, {self.pruned:,} of {self.total:,} weights pruned)"
+        return f"Masks({counted(len(self), 'tensor')}, {self.pruned:,} of {self.total:,} weights pruned)"
 
     @property
     def counts(self) -> dict[str, tuple[int, int]]:
@@ -128,6 +127,11 @@ class Masks(Mapping[str, Tensor]):
             return cls(load_file(path))
         except (SafetensorError, TypeError) as error:
             raise ValueError(f"{os.fspath(path)!r} is not a file of masks: {error}") from error
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things in words: 1 tensor, 2 tensors."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def check_same_weights(masks: Masks, shapes: Mapping[str, torch.Size], whole: bool = False) -> None:

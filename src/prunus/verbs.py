@@ -29,9 +29,7 @@ def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: 
         model: any network; of a pruned one, the original weights are ranked.
         p_prune: fraction of pieces that become candidates, in [0, 1].
         p_bern: chance that a candidate is pruned, in [0, 1]; at 0 and 1 no random number is drawn.
-        **choice: criterion="magnitude", granularity="weight", scope="global", norm="l1",
-            layers=(nn.Conv2d,), include=None, exclude=(), evidence=None,
-            generator=None: see `prunus.rank`.
+        **choice: keyword arguments of `prunus.rank`.
 
     Returns:
         Boolean tensors by weight name, True = keep.
@@ -66,9 +64,7 @@ def prune(
         p_prune: fraction of pieces that become candidates, in [0, 1].
         p_bern: chance that a candidate is pruned, in [0, 1].
         passes: where pruned weights count as zero: "both", "backward" or "forward".
-        **choice: criterion="magnitude", granularity="weight", scope="global", norm="l1",
-            layers=(nn.Conv2d,), include=None, exclude=(), evidence=None,
-            generator=None: see `prunus.rank`.
+        **choice: keyword arguments of `prunus.rank`.
 
     Returns:
         A handle: `.masks`, `.redraw()`, `.restore()`; also a context manager that restores.

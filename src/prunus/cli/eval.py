@@ -3,45 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import click
 
-from prunus.cli.measuring import measure
-from prunus.cli.options import (
-    DIGITS,
-    Calibration,
-    HowToPrune,
-    Machine,
-    WhichImages,
-    WhichNetworks,
-    WhichWeights,
-    output_option,
-    show,
-    takes,
-)
+from prunus.cli.measuring import Measuring, measuring
+from prunus.cli.options import DIGITS, show
 
 COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 
 
 @click.command("eval")
-@takes(WhichNetworks, "networks", arch=DIGITS[-1])
 @click.option(
     "--prune-type",
     type=click.Choice(["none", "global", "gradient"]),
     default="none",
     help="global: forward and backward pass; gradient: backward pass only, which costs no accuracy.",
 )
-@takes(HowToPrune, "how", p_prune="0.1", granularity="weight")
-@takes(WhichWeights, "which")
-@takes(Calibration, "calibration")
-@takes(WhichImages, "images")
-@takes(Machine, "machine")
-@output_option(None)
+@measuring(DIGITS[-1], "0.1", "weight", None)
 @click.pass_context
-def eval_command(
-    context: click.Context, /, prune_type: str, how: HowToPrune, which: WhichWeights, **records: Any
-) -> None:
+def eval_command(context: click.Context, /, prune_type: str, measuring: Measuring) -> None:
     """Accuracy of a network, as it is or pruned.
 
     \b
@@ -53,6 +33,6 @@ def eval_command(
         for name in ("p_prune", "p_bern"):
             if context.get_parameter_source(name) is COMMANDLINE:
                 raise click.UsageError(f"{name} prunes nothing without --prune-type global (or gradient)")
-        how, which = replace(how, p_prune=0.0), replace(which, layers=("all",))  # whatever the layers
-    passes = "backward" if prune_type == "gradient" else "both"
-    show(table(measure(how=how, which=which, passes=passes, **records)))
+        how, every = replace(measuring.how, p_prune=0.0), replace(measuring.which, layers=("all",))
+        measuring = replace(measuring, how=how, which=every)  # whatever the layers
+    show(table(measuring.rows("backward" if prune_type == "gradient" else "both")))

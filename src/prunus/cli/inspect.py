@@ -46,7 +46,7 @@ def inspect_command(
     from prunus.results.tables import mask_table
 
     source = images.source(calibration.calibration_images)
-    for network in networks.load(images.preprocessing()):
+    for network in networks.load(images):
         masks = _masks(network, how, which.which(), source)
         show(mask_table(network.name, masks))
         for name, (pruned, total) in masks.counts.items():

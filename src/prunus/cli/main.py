@@ -25,18 +25,11 @@ from prunus.cli.transfer import transfer_command
 )
 @click.version_option(prunus.__version__, prog_name="prunus")
 def cli() -> None:
-    """Prune the weights of PyTorch networks and measure what it costs.
-
-    \b
-    prunus sweep        accuracy against pruning ratio: the built-in digits, in under a minute
-    prunus eval         accuracy of one network, as it is or pruned
-    prunus inspect      what would be pruned, layer by layer
-    prunus transfer     do attacks on a network that is pruned at every step fool others better?
-    """
+    """Prune the weights of PyTorch networks and measure what it costs."""
 
 
 for command in (sweep_command, eval_command, inspect_command, transfer_command):
-    cli.add_command(command)
+    cli.add_command(command)  # the first line of its docstring stands in `prunus --help`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

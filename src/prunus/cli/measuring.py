@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prunus.cli.options import (
     Calibration,
@@ -14,42 +15,69 @@ from prunus.cli.options import (
     WhichImages,
     WhichNetworks,
     WhichWeights,
+    output_option,
     recorded,
+    takes,
 )
 
 if TYPE_CHECKING:
     from prunus.evaluation.rows import SweepRow
 
 
-def measure(
-    networks: WhichNetworks,
-    how: HowToPrune,
-    which: WhichWeights,
-    calibration: Calibration,
-    images: WhichImages,
-    machine: Machine,
-    output: Path | None,
-    passes: str,
-) -> Sequence[SweepRow]:
-    """A row for every network and setting."""
-    import torch
+@dataclass(frozen=True)
+class Measuring:
+    """All that such a command is told."""
 
-    from prunus.evaluation.experiment import Sweep
-    from prunus.evaluation.sweep import grid
-    from prunus.results.curves import SWEEP
-    from prunus.results.loop import run
+    networks: WhichNetworks
+    how: HowToPrune
+    which: WhichWeights
+    calibration: Calibration
+    images: WhichImages
+    machine: Machine
+    output: Path | None
 
-    device = machine.find()
-    half = torch.float16 if device.type == "cuda" else torch.bfloat16
-    settings = asdict(how)
-    seeds = settings.pop("seed")
-    sweep = Sweep(
-        networks=networks.load(images.preprocessing()),
-        settings=grid(**settings, seeds=seeds, passes=passes),
-        source=images.source(calibration.calibration_images),
-        device=device,
-        amp=half if machine.amp else None,
-        which=which.which(),
-    )
-    options = {**recorded(how, which, calibration), **images.recorded(), **machine.recorded()}
-    return run(sweep, SWEEP, output, {**options, "passes": passes})
+    def rows(self, passes: str = "both") -> Sequence[SweepRow]:
+        """A row for every network and setting."""
+        import torch
+
+        from prunus.evaluation.experiment import Sweep
+        from prunus.evaluation.sweep import grid
+        from prunus.results.curves import SWEEP
+        from prunus.results.loop import run
+
+        device = self.machine.find()
+        half = torch.float16 if device.type == "cuda" else torch.bfloat16
+        settings = asdict(self.how)
+        seeds = settings.pop("seed")
+        sweep = Sweep(
+            networks=self.networks.load(self.images),
+            settings=grid(**settings, seeds=seeds, passes=passes),
+            source=self.images.source(self.calibration.calibration_images),
+            device=device,
+            amp=half if self.machine.amp else None,
+            which=self.which.which(),
+        )
+        options = recorded(self.how, self.which, self.calibration)
+        options |= {**self.images.recorded(), **self.machine.recorded(), "passes": passes}
+        return run(sweep, SWEEP, self.output, options)
+
+
+def measuring(
+    arch: str, p_prune: str, granularity: str, output: str | None, several: bool = False
+) -> Callable[[Any], Any]:
+    """Let a command have all these options, with these defaults, and get them as the argument `measuring`."""
+
+    def decorate(command: Any) -> Any:
+        @wraps(command)
+        def called(*args: Any, **values: Any) -> Any:
+            told = Measuring(**{name: values.pop(name) for name in Measuring.__dataclass_fields__})
+            return command(*args, **values, measuring=told)
+
+        made = output_option(output)(called)
+        for record, argument in ((Machine, "machine"), (WhichImages, "images"), (Calibration, "calibration")):
+            made = takes(record, argument)(made)
+        made = takes(WhichWeights, "which")(made)
+        made = takes(HowToPrune, "how", several=several, p_prune=p_prune, granularity=granularity)(made)
+        return takes(WhichNetworks, "networks", arch=arch)(made)
+
+    return decorate

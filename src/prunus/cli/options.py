@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from prunus.inputs.images import Source
-    from prunus.inputs.networks import Network, Preprocessing
+    from prunus.inputs.networks import Network
     from prunus.weights import Which
 
 DIGITS = ("digits:plain", "digits:residual")
@@ -104,10 +104,11 @@ class WhichNetworks:
     )
     weights: Sequence[str] | None = WEIGHTS
 
-    def load(self, preprocessing: Preprocessing | None = None) -> list[Network]:
-        """The networks, each with the weights that are meant for it."""
-        from prunus.inputs.networks import load_networks
+    def load(self, images: WhichImages) -> list[Network]:
+        """The networks, each with the weights that are meant for it, and the preprocessing of the images."""
+        from prunus.inputs.networks import Preprocessing, load_networks
 
+        preprocessing = Preprocessing(images.image_size, images.mean, images.std)
         return load_networks(self.arch, self.weights, preprocessing)
 
 
@@ -218,12 +219,6 @@ class WhichImages:
         default=min(8, os.cpu_count() or 1),
         help="Processes that read images.",
     )
-
-    def preprocessing(self) -> Preprocessing:
-        """How images become inputs of networks that bring none of their own."""
-        from prunus.inputs.networks import Preprocessing
-
-        return Preprocessing(self.image_size, self.mean, self.std)
 
     def source(self, calibration: int = 0) -> Source:
         """Where images come from."""

@@ -27,20 +27,15 @@ from prunus.cli.options import (
 from prunus.cli.values import Name, Names, Numbers, Pixels
 
 if TYPE_CHECKING:
-    from prunus.processes import Process
+    import torch
+
+    from prunus.inputs.networks import Network
     from prunus.transfer.attacks import Attack
     from prunus.transfer.judging import Transfer
     from prunus.transfer.rows import TransferRow
 
 UNSAID = click.core.ParameterSource.DEFAULT
 OF_DIGITS: Mapping[str, Any] = {"eps": (48 / 255,), "count": 200, "batch_size": 200}
-PARTS: Mapping[str, Mapping[str, Any]] = {
-    "mi": {"momentum": 1.0},
-    "ni": {"momentum": 1.0, "nesterov": True},
-    "di": {"diversity": 0.7},
-    "ti": {"kernel": 5},
-    "si": {"scales": 5},
-}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Wang, Wu, Chen 2022 (arXiv 2208.08677), after Zhao et al. 2021 (arXiv 2012.11207)
     "targeted-imagenet": {
@@ -58,6 +53,16 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "output": "prunus-targeted-imagenet",
     }
 }
+
+
+class Sum(click.ParamType[Any]):
+    """Parts of an attack, or one of a library."""
+
+    name = "attack"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How `--help` shows the value."""
+        return f"[{'|'.join(known('transfer.attacks', 'PARTS')())}]+…"
 
 
 class Methods(Names):
@@ -103,8 +108,9 @@ class Attacks:
     attack: str = option(
         "--attack",
         default="mi",
-        help="A sum of mi, ni, di, ti and si, such as mi+di+ti (momentum comes with mi and ni), or "
-        "torchattacks:CLASS, of those with an L∞ eps.",
+        type=Sum(),
+        help="A sum of these, such as mi+di+ti (momentum comes with mi and ni), or torchattacks:CLASS, of "
+        "those with an L∞ eps.",
     )
     loss: str | None = option(
         "--loss",
@@ -210,16 +216,18 @@ def transfer_command(
     from prunus.results.loop import run
     from prunus.results.transfers import TRANSFER
 
-    if all(name.startswith("digits:") for name in attacks.networks):
-        unsaid = {
-            name: value for name, value in OF_DIGITS.items() if context.get_parameter_source(name) is UNSAID
-        }
+    process = Process.here()
+    networks = _load(attacks, images)
+    if all(network.bundled for network in networks.values()):
+        unsaid = {n: value for n, value in OF_DIGITS.items() if context.get_parameter_source(n) is UNSAID}
         images = replace(images, batch_size=unsaid.pop("batch_size", images.batch_size))
         attacks = replace(attacks, **unsaid)
     if min(attacks.eps) < 1 / 255 - 1e-9:
         raise click.BadParameter("images have 256 levels: the least is 1/255", param_hint="--eps")
-    process = Process.here()
-    transfer = _transfer(attacks, which, images, machine, process, output)
+    folder = None if attacks.discard_images else output / "images"
+    transfer = _transfer(
+        attacks, which, images, networks, process.device(machine.find()), machine.amp, folder
+    )
     options = recorded(attacks, which)
     options |= {**images.recorded(), **machine.recorded(), "images": options.pop("count")}
     options |= {"targets": [network.name for network in transfer.targets], "batch_size": images.batch_size}
@@ -228,24 +236,27 @@ def transfer_command(
         _report(transfer, rows, output)
 
 
+def _load(attacks: Attacks, images: WhichImages) -> dict[str, Network]:
+    """Surrogates and targets, by the names that they were given by."""
+    loaded = WhichNetworks(attacks.networks, attacks.weights).load(replace(images, image_size=None))
+    return dict(zip(attacks.networks, loaded, strict=True))
+
+
 def _transfer(
     attacks: Attacks,
     which: WhichWeights,
     images: WhichImages,
-    machine: Machine,
-    process: Process,
-    output: Path,
+    networks: Mapping[str, Network],
+    device: torch.device,
+    amp: bool,
+    folder: Path | None,
 ) -> Transfer:
     import torch
 
-    from prunus.inputs.networks import Preprocessing
     from prunus.transfer.judging import Transfer
     from prunus.transfer.methods import KINDS, Build, methods
     from prunus.transfer.rows import GOALS
 
-    named = WhichNetworks(attacks.networks, attacks.weights)
-    loaded = named.load(Preprocessing(mean=images.mean, std=images.std))
-    networks = dict(zip(attacks.networks, loaded, strict=True))
     return Transfer(
         surrogates=[networks[name] for name in attacks.surrogates],
         targets=[networks[name] for name in attacks.targets or attacks.surrogates],
@@ -257,9 +268,9 @@ def _transfer(
         source=images.source(),
         count=attacks.count,
         build=Build(attacks.p_bern, which.which()),
-        device=process.device(machine.find()),
-        amp=torch.bfloat16 if machine.amp else None,  # float16 would lose small gradients
-        folder=None if attacks.discard_images else output / "images",
+        device=device,
+        amp=torch.bfloat16 if amp else None,  # float16 would lose small gradients
+        folder=folder,
     )
 
 
@@ -279,7 +290,7 @@ def _report(transfer: Transfer, rows: Sequence[TransferRow], output: Path) -> No
 
 
 def _attack(attacks: Attacks) -> Attack:
-    from prunus.transfer.attacks import LOSSES, FromTorchattacks, Iterative
+    from prunus.transfer.attacks import LOSSES, PARTS, FromTorchattacks, Iterative
 
     step = attacks.step[0] if attacks.step else None
     library, _, name = attacks.attack.partition(":")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from prunus.application.applying import unpruned
 from prunus.application.passes import PASSES
-from prunus.checks import check_fraction, choose
+from prunus.checks import check_fraction, choose, chosen
 from prunus.evaluation.evaluate import Result, evaluate
 from prunus.masks import Masks
-from prunus.scores.criteria import Criterion, criterion_of
+from prunus.scores.criteria import CRITERIA, Criterion
 from prunus.scores.evidence import Evidence
 from prunus.selection.pieces import GRANULARITIES, NORMS
 from prunus.selection.ranking import Ranking, rank
-from prunus.selection.scope import Scope, scope_of
+from prunus.selection.scope import SCOPES, Scope
 from prunus.verbs import apply_masks
 from prunus.weights import Layers, Patterns, Which
 
@@ -44,15 +44,15 @@ class Setting:
         check_fraction("p_prune", self.p_prune)
         check_fraction("p_bern", self.p_bern)
         choose("granularity", self.granularity, GRANULARITIES)
-        criterion_of(self.criterion)
-        scope_of(self.scope)
+        chosen("criterion", self.criterion, CRITERIA)
+        chosen("scope", self.scope, SCOPES)
         choose("norm", self.norm, NORMS)
         choose("passes", self.passes, PASSES)
 
     @property
-    def ranked_by(self) -> tuple[object, ...]:
+    def ranked_by(self) -> Setting:
         """Settings that agree in this share one ranking."""
-        return (self.granularity, self.criterion, self.scope, self.norm, self.seed)
+        return replace(self, p_prune=0.0, p_bern=1.0, passes="both")
 
 
 @dataclass(frozen=True, repr=False)

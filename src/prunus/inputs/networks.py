@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -91,12 +91,12 @@ def load_network(
         ValueError: no such network or weights, or weights that do not fit.
         ImportError: a library that is not installed, with the extra that brings it.
     """
-    source = _source(arch)
+    source, name = _source(arch)
     path = Path(weights) if weights and weights != "none" else None
     is_file = path is not None and (path.suffix in (".pth", ".pt", ".bin", ".safetensors") or path.exists())
     with torch.random.fork_rng(devices=[]):  # no GPU is touched
         torch.default_generator.manual_seed(0)  # weights that are not loaded are the same in every run
-        network = source(arch.removeprefix("timm:").removeprefix("digits:"), "none" if is_file else weights)
+        network = source(name, "none" if is_file else weights)
     if is_file and path is not None:
         _load_weights(network.model, path, arch)
     if preprocessing is not None and preprocessing != Preprocessing():
@@ -126,16 +126,18 @@ def load_networks(
     return networks
 
 
-def _source(arch: str) -> Callable[[str, str | None], Network]:
-    if ".py:" in arch:
-        return _from_file
-    if arch.endswith(".py"):
-        return _without_callable
-    if arch.startswith("timm:"):
-        return _from_timm
-    if arch.startswith("digits:"):
-        return _from_digits
-    return _from_torchvision
+def _source(arch: str) -> tuple[Callable[[str, str | None], Network], str]:
+    """Who builds a network, and the name that it knows it by."""
+    prefix, _, name = arch.partition(":")
+    if prefix in SOURCES and name:
+        return SOURCES[prefix], name
+    return (_from_file if ".py:" in arch or arch.endswith(".py") else _from_torchvision), arch
+
+
+def _check_weights(arch: str, weights: str | None) -> None:
+    """Where a network comes with no choice of weights."""
+    if weights not in (None, "none"):
+        raise ValueError(f"{arch} takes weights none or a file; got {weights!r} (no such file)")
 
 
 def _from_torchvision(arch: str, weights: str | None) -> Network:
@@ -154,8 +156,7 @@ def _from_torchvision(arch: str, weights: str | None) -> Network:
 
 def _from_timm(arch: str, weights: str | None) -> Network:
     timm = need("timm", "timm")
-    if weights not in (None, "none"):
-        raise ValueError(f"timm:{arch} takes weights none or a file; got {weights!r}")
+    _check_weights(f"timm:{arch}", weights)
     try:
         model = timm.create_model(arch, pretrained=weights is None)
     except RuntimeError as error:  # timm's word for an unknown name
@@ -167,8 +168,7 @@ def _from_timm(arch: str, weights: str | None) -> Network:
 def _from_digits(arch: str, weights: str | None) -> Network:
     if arch not in digits.NETWORKS:
         raise ValueError(f"digits: networks are {', '.join(digits.NETWORKS)}; got {arch!r}")
-    if weights not in (None, "none"):
-        raise ValueError(f"digits:{arch} takes weights none or a file; got {weights!r}")
+    _check_weights(f"digits:{arch}", weights)
     model = digits.NETWORKS[arch]() if weights == "none" else digits.load_network(arch)
     return Network(f"digits:{arch}", model, bundled=_digits)
 
@@ -179,40 +179,36 @@ def _digits(train: bool) -> Dataset[Any]:
 
 
 def _from_file(arch: str, weights: str | None) -> Network:
-    if weights not in (None, "none"):
-        raise ValueError(f"{arch} takes weights none or a file; got {weights!r} (no such file)")
-    path, _, name = arch.rpartition(":")
+    _check_weights(arch, weights)
+    path, name = (arch, "") if arch.endswith(".py") else arch.rsplit(":", 1)
     with _running(path) as module:
         build = getattr(module, name, None)
-        model = build() if callable(build) else None
-    if not callable(build):
+        model = build() if callable(build) and not isinstance(build, nn.Module) else build
+    if build is None:
         raise ValueError(f"{path} has no callable {name!r}; {_callables(path, module)}")
     if not isinstance(model, nn.Module):
         raise ValueError(f"{arch} returned {type(model).__name__}, expected a torch.nn.Module")
     return Network(name, model, Preprocessing().transform(), Path(path).read_bytes())
 
 
-def _without_callable(arch: str, weights: str | None) -> Network:
-    with _running(arch) as module:
-        pass
-    raise ValueError(f"{arch} names a file and no network in it; {_callables(arch, module)}")
+SOURCES = {"timm": _from_timm, "digits": _from_digits}
 
 
 def _callables(path: str, module: ModuleType) -> str:
-    """What can be named after the file: what was defined in it and needs no arguments."""
-    names = [
-        name
-        for name, value in vars(module).items()
-        if getattr(value, "__module__", None) == module.__name__ and _needs_nothing(value)
-    ]
+    """What can be named after the file: networks, and what was defined there and may build one."""
+    names = [name for name, value in vars(module).items() if _may_be_a_network(value, module.__name__)]
     return f"write {' or '.join(f'{path}:{name}' for name in names)}" if names else "there is none"
 
 
-def _needs_nothing(value: object) -> bool:
-    try:
-        return callable(value) and inspect.signature(value).bind() is not None
-    except (TypeError, ValueError):
+def _may_be_a_network(value: object, home: str) -> bool:
+    if isinstance(value, nn.Module):
+        return True
+    builds = isinstance(value, FunctionType) or (isinstance(value, type) and issubclass(value, nn.Module))
+    if not builds or value.__module__ != home:
         return False
+    parameters = inspect.signature(value).parameters.values()  # type: ignore[arg-type]
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return all(p.default is not p.empty or p.kind in kinds for p in parameters)
 
 
 @contextmanager

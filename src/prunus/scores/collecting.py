@@ -29,7 +29,8 @@ def evidence(
     Args:
         model: the network; a pruned one gives the evidence of the pruned network.
         batches: (inputs, targets), moved to the device of the model; read once for each kind of evidence.
-        criterion: the criterion or criteria whose needs are met, see `prunus.rank`; default all with a name.
+        criterion: the criterion or criteria whose needs are met, see `prunus.rank`; default all with a name,
+            and for a function of your own the same.
         loss: from (outputs, targets) to a scalar tensor, by default the mean cross-entropy.
         layers: layer types whose weights it is about, by default every one prunable; likewise
             `include` and `exclude`, see `prunus.rank`.

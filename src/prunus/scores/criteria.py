@@ -8,14 +8,14 @@ needs: its name is then known wherever criteria are chosen by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from prunus.checks import choose
+from prunus.checks import chosen
 from prunus.scores.evidence import Need, gradients, inputs
 
 
@@ -28,51 +28,46 @@ class Pieces:
         values: its values before pruning, shape (pieces, members); single weights have one member.
         evidence: by kind, a tensor of the same shape.
         generator: the source of random scores; default the global one.
+        hint: how to come by evidence that is missing.
     """
 
     name: str
     values: Tensor
     evidence: Mapping[Need, Tensor] = field(default_factory=dict)
     generator: torch.Generator | None = None
+    hint: str = "it is not to be had here"
+
+    def of(self, kind: Need) -> Tensor:
+        """Evidence of this kind, same shape as `values`.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if kind not in self.evidence:
+            raise ValueError(f"{self.name} has no {kind.__name__}, which this criterion needs: {self.hint}")
+        return self.evidence[kind]
 
     @property
     def gradients(self) -> Tensor:
-        """The gradients of a loss, same shape as `values`.
-
-        Raises:
-            ValueError: there are none.
-        """
-        return self._of(gradients, "call prunus.fill_gradients(model, batches) or loss.backward() first, or ")
+        """The gradients of a loss: `of(gradients)`."""
+        return self.of(gradients)
 
     @property
     def inputs(self) -> Tensor:
-        """The norms of the inputs that the weights are multiplied with, same shape as `values`.
-
-        Raises:
-            ValueError: there are none.
-        """
-        return self._of(inputs)
-
-    def _of(self, kind: Need, hint: str = "") -> Tensor:
-        if kind not in self.evidence:
-            what = ".grad" if kind is gradients else kind.__name__
-            raise ValueError(
-                f"{self.name} has no {what}, which this criterion needs: {hint}"
-                "give evidence=prunus.evidence(model, batches)"
-            )
-        return self.evidence[kind]
+        """The norms of the inputs that the weights are multiplied with: `of(inputs)`."""
+        return self.of(inputs)
 
 
 Criterion: TypeAlias = Callable[[Pieces], Tensor]
 CRITERIA: dict[str, Criterion] = {}  # by name, in the order of this file
+NEEDS: dict[Criterion, Sequence[Need]] = {}
 
 
 def criterion(*needs: Need) -> Callable[[Criterion], Criterion]:
     """Make a criterion known by the name of its function, and say what evidence it needs."""
 
     def know(function: Criterion) -> Criterion:
-        vars(function)["needs"] = needs
-        CRITERIA[function.__name__] = function
+        CRITERIA[function.__name__], NEEDS[function] = function, needs
         return function
 
     return know
@@ -105,19 +100,11 @@ def taylor(pieces: Pieces) -> Tensor:
     return (pieces.values.to(wide) * pieces.gradients).abs()
 
 
-def criterion_of(given: str | Criterion) -> Criterion:
-    """The criterion of this name, or the function itself.
-
-    Raises:
-        ValueError: no such name; the message lists them all.
-    """
-    return given if callable(given) else choose("criterion", given, CRITERIA)
-
-
-def needs_of(criteria: Iterable[str | Criterion]) -> list[Need]:
-    """What evidence these criteria need, each kind once. A function of the user's own says nothing."""
-    kinds: Any = [getattr(criterion_of(given), "needs", ()) for given in criteria]
-    return list(dict.fromkeys(kind for some in kinds for kind in some))
+def needs_of(criteria: Iterable[str | Criterion]) -> Sequence[Need]:
+    """What evidence these criteria need, each kind once. One without a name may read all there is."""
+    functions = [chosen("criterion", given, CRITERIA) for given in criteria]
+    every = [kind for needs in NEEDS.values() for kind in needs]
+    return list(dict.fromkeys(kind for function in functions for kind in NEEDS.get(function, every)))
 
 
 def score(pieces: Pieces, criterion: Criterion, pool: Callable[[Tensor], Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from prunus.masks import counted
 from prunus.modes import eval_mode
 from prunus.weights import WeightTensor, is_plain
 
@@ -26,12 +27,18 @@ Need: TypeAlias = Callable[[nn.Module, Sequence[WeightTensor], Batches, Loss], B
 
 @dataclass(frozen=True, repr=False)
 class Evidence:
-    """What criteria may read beside the weights: by kind and weight name, tensors of the weight's shape."""
+    """What criteria may read beside the weights.
+
+    Args:
+        found: by kind and weight name, tensors of the weight's shape.
+        hint: how to come by what is missing.
+    """
 
     found: Mapping[Need, ByName]
+    hint: str = "collect it with prunus.evidence(model, batches, criterion=..., layers=...)"
 
     def __repr__(self) -> str:
-        kinds = (f"{kind.__name__} of {len(by)} tensors" for kind, by in self.found.items())
+        kinds = (f"{kind.__name__} of {counted(len(by), 'tensor')}" for kind, by in self.found.items())
         return f"Evidence({', '.join(kinds)})"
 
     def about(self, weight: WeightTensor) -> dict[Need, Tensor]:
@@ -55,8 +62,8 @@ def gradients(model: nn.Module, weights: Sequence[WeightTensor], batches: Batche
     parameters = [weight.parameter for weight in weights]
     sums, count = [torch.zeros_like(p, dtype=_wide(p)) for p in parameters], 0
     with eval_mode(model), _thawed(parameters), torch.enable_grad():
-        for inputs, targets in _moved(batches, parameters[0].device):
-            found = torch.autograd.grad(loss(model(inputs), targets), parameters, allow_unused=True)
+        for images, targets in _moved(batches, parameters[0].device):
+            found = torch.autograd.grad(loss(model(images), targets), parameters, allow_unused=True)
             for total, gradient in zip(sums, found, strict=True):
                 if gradient is not None:
                     total += gradient
@@ -89,7 +96,11 @@ def inputs(model: nn.Module, weights: Sequence[WeightTensor], batches: Batches, 
 
 def of_grads(weights: Iterable[WeightTensor]) -> Evidence:
     """What `loss.backward()` or `fill_gradients` left in the parameters' `.grad`."""
-    return Evidence({gradients: {w.name: w.parameter.grad for w in weights if w.parameter.grad is not None}})
+    return Evidence(
+        {gradients: {w.name: w.parameter.grad for w in weights if w.parameter.grad is not None}},
+        hint="its .grad is None; call prunus.fill_gradients(model, batches) or loss.backward() first, or "
+        "give evidence=prunus.evidence(model, batches)",
+    )
 
 
 def _add_to(squares: dict[str, Tensor], name: str) -> Callable[..., None]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prunus.checks import check_fraction, choose
-from prunus.scores.criteria import Criterion, Pieces, criterion_of, magnitude, score
+from prunus.checks import check_fraction, choose, chosen
+from prunus.masks import counted
+from prunus.scores.criteria import CRITERIA, NEEDS, Criterion, Pieces, magnitude, score
 from prunus.scores.evidence import Evidence, of_grads
 from prunus.selection.draw import Candidates, fall
 from prunus.selection.pieces import GRANULARITIES, NORMS, Partition
-from prunus.selection.scope import Scope, scope_of
-from prunus.selection.scored import Magnitudes, Scored, Scores, Stored, check_finite
+from prunus.selection.scope import SCOPES, Scope
+from prunus.selection.scored import Kept, Magnitudes, Scored, Scores, Stored, check_finite
 from prunus.weights import Layers, Patterns, WeightTensor, Which, find_weights
 
 
@@ -40,11 +41,11 @@ class Ranking:
     tensors: Sequence[Scored]
     devices: dict[str, torch.device]
     scope: Scope
+    how: str = ""
 
     def __repr__(self) -> str:
         pieces = sum(tensor.partition.count for tensor in self.tensors)
-        scope = getattr(self.scope, "__name__", self.scope)
-        return f"Ranking({pieces:,} pieces of {len(self.tensors)} tensors, scope {scope})"
+        return f"Ranking({pieces:,} pieces of {counted(len(self.tensors), 'tensor')}; {self.how})"
 
     @property
     def scores(self) -> dict[str, Scores]:
@@ -58,15 +59,38 @@ class Ranking:
 
     def candidates(self, fractions: Sequence[float]) -> Iterator[Candidates]:
         """The lowest fraction of pieces, for each fraction in [0, 1]."""
-        cuts = self.scope(self.tensors, [check_fraction("p_prune", p) for p in fractions])
+        cuts = self._cut([check_fraction("p_prune", p) for p in fractions])
         return (Candidates(dict(kept), self.partitions, self.devices) for kept in cuts)
 
     def masks(
         self, p_prune: float, p_bern: float = 1.0, generator: torch.Generator | None = None
     ) -> Iterator[tuple[str, Tensor]]:
         """One draw over the lowest fraction of pieces, tensor by tensor: not all masks exist at once."""
-        [kept] = self.scope(self.tensors, [check_fraction("p_prune", p_prune)])
+        [kept] = self._cut([check_fraction("p_prune", p_prune)])
         return fall(kept, self.partitions, self.devices, check_fraction("p_bern", p_bern), generator)
+
+    def _cut(self, fractions: Sequence[float]) -> Iterator[Kept]:
+        """What the scope keeps at every fraction; one of the user's own is checked before it is used."""
+        cuts = iter(self.scope(self.tensors, fractions))
+        for fraction in fractions:
+            kept = next(cuts, None)
+            if kept is None:
+                raise ValueError(f"scope gave nothing for p_prune {fraction:g}: expected a stream for each")
+            yield kept if self.scope in SCOPES.values() else iter(list(self._checked(kept)))
+
+    def _checked(self, kept: Kept) -> Kept:
+        kept = iter(kept)
+        for tensor in self.tensors:
+            name, flags = next(kept, (None, None))
+            right = torch.bool, (tensor.partition.count,)
+            found = (flags.dtype, tuple(flags.shape)) if isinstance(flags, Tensor) else type(flags).__name__
+            if name != tensor.name or found != right:
+                raise ValueError(
+                    f"scope gave {found} for {name}; expected for {tensor.name} a boolean tensor of shape "
+                    f"{right[1]}, and the weight tensors in their order"
+                )
+            assert flags is not None
+            yield tensor.name, flags
 
 
 def rank(
@@ -116,7 +140,7 @@ def rank(
         >>> import prunus
         >>> ranking = prunus.rank(nn.Conv2d(3, 16, 3), granularity="filter")
         >>> ranking
-        Ranking(16 pieces of 1 tensors, scope over_network)
+        Ranking(16 pieces of 1 tensor; magnitude, filter, global)
         >>> [candidates.draw().pruned for candidates in ranking.candidates([0, 0.25, 0.5])]
         [0, 108, 216]
     """
@@ -124,7 +148,8 @@ def rank(
         raise TypeError(f"generator must be a torch.Generator, got {generator!r}")
     if not isinstance(evidence, Evidence | None):
         raise TypeError(f"evidence must come from prunus.evidence, got {type(evidence).__name__}")
-    pool, where, by = choose("norm", norm, NORMS), scope_of(scope), criterion_of(criterion)
+    pool, where = choose("norm", norm, NORMS), chosen("scope", scope, SCOPES)
+    by = chosen("criterion", criterion, CRITERIA)
     pieces = choose("granularity", granularity, GRANULARITIES)
     weights = find_weights(model, layers, include, exclude)
     known = of_grads(weights.values()) if evidence is None else evidence
@@ -132,7 +157,9 @@ def rank(
     for weight in weights.values():
         partition = Partition.of(weight.owners[0], pieces)
         tensors.append(Scored(weight.name, _scores(weight, partition, by, pool, known, generator), partition))
-    return Ranking(tensors, {name: weight.parameter.device for name, weight in weights.items()}, where)
+    devices = {name: weight.parameter.device for name, weight in weights.items()}
+    names = (getattr(given, "__name__", given) for given in (criterion, granularity, scope))
+    return Ranking(tensors, devices, where, ", ".join(map(str, names)))
 
 
 def _scores(
@@ -147,7 +174,13 @@ def _scores(
         return Magnitudes(weight)
     values = weight.values
     check_finite(weight.name, values)
-    known = {kind: partition.table(tensor) for kind, tensor in evidence.about(weight).items()}
-    pooled = score(Pieces(weight.name, partition.table(values), known, generator), criterion, pool)
+    needs = NEEDS.get(criterion)  # None where it may read all there is
+    known = {
+        kind: partition.table(tensor)
+        for kind, tensor in evidence.about(weight).items()
+        if needs is None or kind in needs
+    }
+    pieces = Pieces(weight.name, partition.table(values), known, generator, evidence.hint)
+    pooled = score(pieces, criterion, pool)
     check_finite(weight.name, pooled)
     return Stored(pooled)

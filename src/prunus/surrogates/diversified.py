@@ -51,8 +51,7 @@ class Diversified(Surrogate):
             by `.redraw()`.
         predict: "unpruned", or "pruned" under one fixed mask where no gradient is asked for.
         seed: of all draws. Mask number n depends on seed and n alone, on every device.
-        **choice: criterion="magnitude", granularity="weight", scope="global", norm="l1",
-            layers=(nn.Conv2d,), include=None, exclude=(), evidence=None: see `prunus.rank`.
+        **choice: keyword arguments of `prunus.rank`.
 
     Attributes:
         wrapped: the network.

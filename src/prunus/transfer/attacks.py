@@ -169,6 +169,16 @@ class Iterative(Attack):
         return smooth(total / self.scales, self.kernel)
 
 
+# By their names, what makes an attack transfer: they can be put together
+PARTS: dict[str, dict[str, Any]] = {
+    "mi": {"momentum": 1.0},
+    "ni": {"momentum": 1.0, "nesterov": True},
+    "di": {"diversity": 0.7},
+    "ti": {"kernel": 5},
+    "si": {"scales": 5},
+}
+
+
 def diversify(images: Tensor, chance: float, generator: torch.Generator | None = None) -> Tensor:
     """With this chance, images enlarged by up to a tenth, padded at random and scaled back to their size."""
     if not chance or torch.rand((), generator=generator) >= chance:
