@@ -64,7 +64,7 @@ def _masks(network: Network, how: HowToPrune, which: Which, source: Source) -> M
 
     choice = asdict(how)
     generator, known = torch.Generator().manual_seed(choice.pop("seed")), None
-    if needs_of([how.criterion]):
+    if needs_of([choice["criterion"]]):
         calibration = open_images(network, source, train=True)
-        known = evidence(network.model, calibration, criterion=how.criterion, **which)
+        known = evidence(network.model, calibration, criterion=choice["criterion"], **which)
     return make_masks(network.model, **choice, **which, evidence=known, generator=generator)

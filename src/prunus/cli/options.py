@@ -116,31 +116,33 @@ class WhichNetworks:
 class HowToPrune:
     """What is pruned as one piece, by which score, and how much; of a sweep, several of each."""
 
-    p_prune: Any = option(
+    p_prune: Sequence[float] | float = option(
         "--p-prune",
         numbers=float,
         help="Fraction that becomes candidates, lowest score first. A sweep takes lists 0,0.3,0.5 and ranges "
         "0:0.7:0.1 of all numbers.",
     )
-    p_bern: Any = option("--p-bern", numbers=float, default="1.0", help="Chance that a candidate is pruned.")
-    granularity: Any = option(
+    p_bern: Sequence[float] | float = option(
+        "--p-bern", numbers=float, default="1.0", help="Chance that a candidate is pruned."
+    )
+    granularity: Sequence[str] | str = option(
         "--granularity",
         names=known("selection.pieces", "GRANULARITIES"),
         help="What is pruned as one piece.",
     )
-    criterion: Any = option(
+    criterion: Sequence[str] | str = option(
         "--criterion",
         names=known("scores.criteria", "CRITERIA"),
         default="magnitude",
         help="What the score of a weight is.",
     )
-    scope: Any = option(
+    scope: Sequence[str] | str = option(
         "--scope",
         names=known("selection.scope", "SCOPES"),
         default="global",
         help="Lowest of the network, or of each layer.",
     )
-    seed: Any = option("--seed", numbers=int, default="0", help="Of random scores and draws.")
+    seed: Sequence[int] | int = option("--seed", numbers=int, default="0", help="Of random scores and draws.")
     norm: str = option(
         "--norm",
         type=Name(known("selection.pieces", "NORMS")),
