@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import io
@@ -718,6 +719,53 @@ def test_a_call_that_fails_for_want_of_memory_leaves_the_pruning_before(
     prunus.restore(model)
     assert all(torch.equal(value, original[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+class Decoder(nn.Linear):
+    """Uses a parameter of another module, which it holds where torch does not look."""
+
+    def __init__(self, table: nn.Parameter) -> None:
+        super().__init__(4, 4)
+        self.held = [table]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(super().forward(x), self.held[0])
+
+
+@pytest.mark.filterwarnings("ignore:Linear layers hold only")
+@pytest.mark.parametrize("passes", PASSES)
+def test_a_tensor_in_a_plain_attribute_has_its_gradient_once(passes: str) -> None:
+    embedding = nn.Embedding(6, 4)
+    model = nn.Sequential(embedding, Decoder(embedding.weight))
+    gradients = []
+    for prune in (False, True):
+        if prune:
+            prunus.prune(model, 0.0, passes=passes, layers="Linear")
+        model.zero_grad()
+        F.cross_entropy(model(torch.arange(6)), torch.arange(6)).backward()
+        gradients.append(embedding.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("passes", PASSES)
+def test_a_call_interrupted_between_two_layers_of_one_weight_leaves_no_hook(
+    passes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Twice()
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("register_state_dict_pre_hook", "register_forward_hook", "register_forward_pre_hook"):
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(model.second, name, stop)
+            prunus.prune(model, 0.5, passes=passes)
+        prunus.restore(model)
+        for module in model.modules():
+            assert not module._forward_pre_hooks
+            assert not module._forward_hooks
+            assert not module._state_dict_pre_hooks
+        assert model.first.weight.all()
 
 
 @pytest.mark.parametrize("passes", ["both", "forward"])

@@ -56,6 +56,11 @@ def test_layer_types_by_name() -> None:
         (nn.Conv2d, ["0.weight"]),
         (["all"], ["0.weight", "1.weight"]),
     )
+    assert list(prunus.rank(nn.Sequential(model, nn.PReLU()), layers=("all", nn.PReLU)).partitions) == [
+        "0.0.weight",
+        "0.1.weight",
+        "1.weight",
+    ]
     for layers, names in named:
         assert list(prunus.rank(model, layers=layers, exclude=None).partitions) == names
     with pytest.raises(ValueError, match=r"layers must be one of all, Conv1d, .*Linear; got 'Dense'"):

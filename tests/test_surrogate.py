@@ -427,6 +427,28 @@ def test_mup_takes_its_own_predictions_where_no_labels_are_given() -> None:
     assert not torch.equal(gradient_of(first, x), gradient_of(second, x))
 
 
+def test_what_is_assigned_to_a_surrogate() -> None:
+    class WithHead(prunus.Diversified):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.head = nn.Linear(10, 2)
+
+    model = small_net().eval()
+    model.labels = ["cat", "dog"]
+    surrogate = WithHead(model, 0.5)
+    assert surrogate.labels == ["cat", "dog"]
+    assert surrogate.double().head.weight.dtype is torch.float64
+    assert "head.weight" in surrogate.state_dict()
+    assert "head" not in dict(model.named_modules())
+    model.float()
+    plain = prunus.Diversified(nn.Linear(3, 2), 0.5, layers="all")
+    zeros = {name: torch.zeros_like(value) for name, value in plain.state_dict().items()}
+    plain.load_state_dict(zeros, assign=True)
+    assert not plain(torch.ones(1, 3)).any()
+    with pytest.raises(NotImplementedError):
+        Surrogate(model)(torch.randn(1, 3, 8, 8, requires_grad=True))
+
+
 def test_mup_takes_every_criterion_that_gradients_are_enough_for(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(3, 3, 8, 8)
     answers = [gradient_of(prunus.MUP(small_net().eval(), 0.5, criterion="random"), x) for _ in range(2)]

@@ -26,6 +26,8 @@ def __getattr__(name: str) -> object:
     api = import_module("prunus.api")
     if name == "__all__" or name in api.__all__:
         return getattr(api, name)
+    if name in globals():  # a subpackage, which has come with it
+        return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

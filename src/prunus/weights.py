@@ -135,7 +135,7 @@ def _layer_types(layers: Layers) -> tuple[type[nn.Module], ...]:
     types = [kind for kinds in named for kind in kinds]
     if not types or not all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in types):
         raise TypeError(f"layers must be torch.nn.Module types or their names, got {layers!r}")
-    return ALL_LAYERS if "all" in given else tuple(types)
+    return tuple(dict.fromkeys(types))
 
 
 def is_plain(layer: nn.Module) -> bool:

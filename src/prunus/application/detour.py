@@ -188,7 +188,7 @@ def _by_running_again(
 
     detached = {id(v): v.detach() for v in (*args, *kwargs.values()) if isinstance(v, Tensor)}
     with began.again():
-        for_parameters = replicate(user, buffers()).forward(
+        for_parameters = replicate(user, buffers(), _with_gradient).forward(
             *(detached.get(id(value), value) for value in args),
             **{name: detached.get(id(value), value) for name, value in kwargs.items()},
         )
@@ -207,6 +207,11 @@ def _by_running_again(
         _Rerouted.apply((value.detach(),), *routes) if isinstance(value, Tensor) else value
         for value, *routes in zip(output, for_inputs, for_parameters, strict=True)
     )
+
+
+def _with_gradient(tensor: Tensor) -> Tensor:
+    """A tensor in a plain attribute: it has its gradient by the run for parameters, and by that alone."""
+    return tensor if tensor.requires_grad else tensor.clone()
 
 
 class _Rerouted(torch.autograd.Function):

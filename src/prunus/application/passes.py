@@ -30,14 +30,13 @@ class Zeros(Part):
         self.version: int | None = None  # of the parameter, when pruned weights were last seen to be zero
         self.trained = False  # whether survivors may have moved since the backup was made
 
-    def attach(self) -> Sequence[RemovableHandle]:
+    def attach(self) -> None:
         """Make the backup, write the zeros, and look after them."""
         self.state.keep(BACKUP, self.state.parameter.detach().clone())
         self.after_change()
-        return [
-            layer.register_state_dict_pre_hook(self.before_saving)  # type: ignore[no-untyped-call]
-            for layer in self.state.layers
-        ]
+        for layer in self.state.layers:
+            hook = layer.register_state_dict_pre_hook(self.before_saving)  # type: ignore[no-untyped-call]
+            self.state.handles.append(hook)
 
     def before_forward(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep pruned weights at zero while an optimizer moves the others."""
@@ -105,10 +104,9 @@ class MaskedGradient(Part):
         super().__init__(state)
         self.hook: RemovableHandle | None = None
 
-    def attach(self) -> Sequence[RemovableHandle]:
+    def attach(self) -> None:
         """Hook the parameter."""
         self.hook_parameter()
-        return ()
 
     def before_forward(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook the parameter of a copy, which has lost the hooks of its tensors, or of what was frozen."""
@@ -151,12 +149,11 @@ class OtherGradient(Part):
         self.by_original = original
         self.began: RandomState | None = None
 
-    def attach(self) -> Sequence[RemovableHandle]:
+    def attach(self) -> None:
         """Hook the forward calls, before the hooks of others, which may change what the detour gives."""
-        return [
-            user.register_forward_hook(self.after_forward, prepend=True, with_kwargs=True)
-            for user in self.state.users
-        ]
+        for user in self.state.users:
+            hook = user.register_forward_hook(self.after_forward, prepend=True, with_kwargs=True)
+            self.state.handles.append(hook)
 
     def before_forward(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Remember the random state, for a layer that is to be run again."""

@@ -18,6 +18,7 @@ class Pruning:
     Attributes:
         model: the pruned network.
         masks: the masks drawn last, True = keep.
+        candidates, p_bern, passes, generator: what they are drawn from, and how.
     """
 
     def __init__(
@@ -28,14 +29,14 @@ class Pruning:
         passes: str,
         generator: torch.Generator | None,
     ) -> None:
-        self.model, self._candidates, self._p_bern, self._passes = model, candidates, p_bern, passes
-        self._generator = generator
+        self.model, self.candidates, self.p_bern, self.passes = model, candidates, p_bern, passes
+        self.generator = generator
         self.masks = candidates.draw(p_bern, generator)
         self._states = put_on(model, self.masks, passes)
 
     def __repr__(self) -> str:
         ended = "" if self._in_force else ", ended"
-        return f"Pruning({self.masks!r}, passes={self._passes!r}, p_bern={self._p_bern:g}{ended})"
+        return f"Pruning({self.masks!r}, passes={self.passes!r}, p_bern={self.p_bern:g}{ended})"
 
     @property
     def _in_force(self) -> bool:
@@ -52,7 +53,7 @@ class Pruning:
         """
         if not self._in_force:
             raise RuntimeError("the model has been restored or pruned anew since: this pruning has ended")
-        self.masks = self._candidates.draw(self._p_bern, self._generator)
+        self.masks = self.candidates.draw(self.p_bern, self.generator)
         for state in self._states:
             state.exchange(self.masks[state.name])
         return self.masks

@@ -25,9 +25,8 @@ class Part:
     def __init__(self, state: PrunedWeight) -> None:
         self.state = state
 
-    def attach(self) -> Sequence[RemovableHandle]:
-        """Begin; hooks to be removed at the end."""
-        return ()
+    def attach(self) -> None:
+        """Begin. Hooks go to `state.handles` one by one, so that each is removed whatever happens."""
 
     def before_forward(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module that uses the weight is about to be called on these."""
@@ -107,7 +106,7 @@ class PrunedWeight:
                 module.register_forward_pre_hook(self.before_forward, prepend=True, with_kwargs=True)
             )
         for part in self.parts:
-            self.handles += part.attach()
+            part.attach()
 
     def before_forward(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The hook of every module that uses the weight."""

@@ -26,7 +26,9 @@ class Name(click.ParamType[Any]):
         return f"[{'|'.join(self.choices())}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The name, if it is one of them."""
+        """The name, if it is one of them, in the spelling that the command takes for it."""
+        if ctx and ctx.token_normalize_func:
+            value = ctx.token_normalize_func(value)
         if value not in (choices := list(self.choices())):
             self.fail(f"{value!r} is not one of {', '.join(choices)}", param, ctx)
         return value

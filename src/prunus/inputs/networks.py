@@ -181,7 +181,7 @@ def _digits(train: bool) -> Dataset[Any]:
 def _from_file(arch: str, weights: str | None) -> Network:
     _check_weights(arch, weights)
     path, name = (arch, "") if arch.endswith(".py") else arch.rsplit(":", 1)
-    with _running(path) as module:
+    with _running(path, arch) as module:
         build = getattr(module, name, None)
         model = build() if callable(build) and not isinstance(build, nn.Module) else build
     if build is None:
@@ -212,8 +212,8 @@ def _may_be_a_network(value: object, home: str) -> bool:
 
 
 @contextmanager
-def _running(path: str) -> Iterator[ModuleType]:
-    """The module that a file makes. What goes wrong in the block is said to come from there."""
+def _running(path: str, arch: str) -> Iterator[ModuleType]:
+    """The module that a file makes. What goes wrong in the block is said to come from `arch`."""
     if not Path(path).is_file():
         raise ValueError(f"no file {path!r}")
     spec = importlib.util.spec_from_file_location(f"prunus_{Path(path).stem}", path)
@@ -226,7 +226,7 @@ def _running(path: str) -> Iterator[ModuleType]:
         spec.loader.exec_module(module)
         yield module
     except Exception as error:
-        raise ValueError(f"{path} raised {type(error).__name__}: {error}") from error
+        raise ValueError(f"{arch} raised {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
 

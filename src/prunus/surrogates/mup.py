@@ -90,7 +90,12 @@ class MUP(Surrogate):
         pieces = choose("granularity", granularity, GRANULARITIES)
         weights = find_weights(model, layers, include, exclude)
         partitions = {name: Partition.of(weight.owners[0], pieces) for name, weight in weights.items()}
+        self.labels: Tensor | None = None
         self._plan = Plan(p_prune, by, choose("norm", norm, NORMS), loss, partitions)
+
+    def expect(self, labels: Tensor) -> None:
+        """Set `labels`."""
+        self.labels = labels
 
     def _changed(self, x: Tensor) -> Any:
         for name, module in self.named_modules():

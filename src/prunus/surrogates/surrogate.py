@@ -39,13 +39,16 @@ class Surrogate(nn.Module):
         ValueError: `model` is compiled or scripted, is pruned, or holds a surrogate.
     """
 
+    wrapped: nn.Module
+    _shell: nn.Module
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         _check_model(model)
-        self.wrapped, self._shell = model, replicate(model)
-        self.training, self._proven = model.training, False
-        self.labels: Tensor | None = None  # of the images to come, where the surrogate has a use for them
         # Not registered: the submodules are those of the shell, under their own names
+        object.__setattr__(self, "wrapped", model)
+        object.__setattr__(self, "_shell", replicate(model))
+        self.training, self._proven = model.training, False
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             vars(self)[name] = vars(self._shell)[name]
 
@@ -123,8 +126,17 @@ class Surrogate(nn.Module):
             return getattr(self.wrapped, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What is assigned is the surrogate's own, even if the network has something of that name."""
-        object.__setattr__(self, name, value)
+        """What a surrogate has is its own, even if the network has something of that name.
+
+        Other modules and tensors are registered, as they are in every module.
+        """
+        if name in vars(self) or not isinstance(value, nn.Module | Tensor):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def expect(self, labels: Tensor) -> None:
+        """Be told the classes of the images to come, shape (batch,); most surrogates have no use for them."""
 
 
 def wants_gradient(*values: Any) -> bool:

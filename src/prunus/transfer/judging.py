@@ -210,7 +210,7 @@ class Transfer:
         def run(images: Tensor, labels: Tensor) -> Iterator[tuple[int, int, Tensor]]:
             images, labels = images.to(self.device), labels.to(self.device)
             if isinstance(surrogate, Surrogate):
-                surrogate.labels = labels
+                surrogate.expect(labels)
             attacked.gradients = 0
             made = attack.run(attacked, images, labels, trial.targeted, generator)
             for step, adversarial in enumerate(made, 1):
