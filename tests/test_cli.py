@@ -432,16 +432,18 @@ def test_ranges_are_decimal() -> None:
     assert [float(number) for number in spread("0:0.7:0.1")] == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 
 
-def test_missing_extras_are_named() -> None:
+@pytest.mark.parametrize("library", ["click", "rich", "matplotlib"])
+def test_missing_extras_are_named(library: str, tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "sys.modules['click'] = None\n"  # as if it were not installed
+        f"sys.modules['{library}'] = None\n"  # as if it were not installed
         "from prunus.__main__ import main\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code, "sweep", "-a", "digits:plain", "-o", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.strip().endswith('pip install "prunus[cli]"')
+    assert done.stderr.strip().endswith(f'the command line needs {library}: pip install "prunus[cli]"')
 
 
 def test_the_core_imports_torch_numpy_and_safetensors_only() -> None:
@@ -497,6 +499,7 @@ def test_a_file_without_a_callable_lists_those_there_are(
     for arch in (f"{nets}", f"{nets}:absent"):
         error = error_of(capsys, 1, "inspect", "-a", arch)
         assert f"write {nets}:tiny or {nets}:number" in error
+        assert "''" not in error
         assert "needs" not in error.replace("names", "")
     nets.write_text("width = 3\n")
     assert "there is none" in error_of(capsys, 1, "inspect", "-a", nets)

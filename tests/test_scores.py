@@ -6,6 +6,7 @@ import copy
 import itertools
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,25 @@ def test_a_function_of_ones_own_may_read_all_there_is() -> None:
     evidence = prunus.evidence(model, loader, criterion=own)
     assert prunus.make_masks(model, 0.4, criterion=own, evidence=evidence) == prunus.make_masks(
         model, 0.4, criterion="taylor", evidence=prunus.evidence(model, loader, criterion="taylor")
+    )
+
+
+def test_a_criterion_that_is_an_object() -> None:
+    @dataclass
+    class Power:  # which cannot be hashed
+        exponent: float
+
+        def __call__(self, pieces: prunus.Pieces) -> Tensor:
+            return pieces.values.abs() ** self.exponent
+
+    model, squares = digits.load_network("plain"), Power(2)
+    masks = prunus.make_masks(model, 0.4, criterion=squares)
+    assert masks == prunus.make_masks(model, 0.4)
+    [point] = prunus.sweep(model, batches(), p_prune=0.4, criterion=squares)
+    assert point.layers == masks.counts
+    x = digits.load_images()[0][:2].requires_grad_()
+    torch.testing.assert_close(
+        prunus.MUP(model, 0.3, criterion=squares)(x), prunus.MUP(model, 0.3, criterion="magnitude")(x)
     )
 
 

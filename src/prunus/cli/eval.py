@@ -27,12 +27,12 @@ def eval_command(context: click.Context, /, prune_type: str, measuring: Measurin
     \b
     prunus eval --data IMAGENET -a resnet18 --prune-type global --p-prune 0.1 --p-bern 1.0
     """
-    from prunus.results.tables import table
-
     if prune_type == "none":
         for name in ("p_prune", "p_bern"):
             if context.get_parameter_source(name) is COMMANDLINE:
                 raise click.UsageError(f"{name} prunes nothing without --prune-type global (or gradient)")
         how, every = replace(measuring.how, p_prune=0.0), replace(measuring.which, layers=("all",))
         measuring = replace(measuring, how=how, which=every)  # whatever the layers
+    from prunus.results.tables import table
+
     show(table(measuring.rows("backward" if prune_type == "gradient" else "both")))

@@ -46,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort as abort:
         click.echo(f"Interrupted. {abort.__cause__ or ''}".strip(), err=True)
         return 130
+    except ModuleNotFoundError as error:  # of an extra, which a command loads when it runs
+        library = (error.name or "a library").partition(".")[0]
+        click.echo(f'Error: the command line needs {library}: pip install "prunus[cli]"', err=True)
+        return 1
     except (ValueError, TypeError, ImportError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         return 1

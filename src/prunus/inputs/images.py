@@ -26,19 +26,20 @@ class BadImageError(ValueError):
     """An image file that cannot be read."""
 
 
-def read_image(path: str | Path, transform: Callable[[Any], Tensor] | None, *labels: int) -> Any:
+def read_image(path: str | Path, transform: Callable[[Any], Tensor], *labels: int) -> Any:
     """An example (image, *labels), or where the file cannot be read, its path and why."""
+    load = need("torchvision.datasets.folder", "eval").default_loader
     try:
-        image = need("torchvision.datasets.folder", "eval").default_loader(str(path))
+        image = load(str(path))
     except Exception as error:  # Pillow raises many kinds
         return f"{path} ({type(error).__name__}: {error})"
-    return image if transform is None else transform(image), *labels
+    return transform(image), *labels
 
 
 class ImageFolder(Dataset[Example]):
     """ROOT/<class>/*, classes in alphabetical order. An unreadable image gives its error message."""
 
-    def __init__(self, root: Path, transform: Callable[[Any], Tensor] | None) -> None:
+    def __init__(self, root: Path, transform: Callable[[Any], Tensor]) -> None:
         folder = need("torchvision.datasets.folder", "eval")
         if not root.is_dir():
             raise ValueError(f"no folder {str(root)!r}: expected images in {root}/<class>/*")
@@ -179,7 +180,7 @@ class Nips2017(Dataset[Any]):
     The table has the columns ImageId, TrueLabel and TargetClass, classes counted from 1.
     """
 
-    def __init__(self, root: Path, transform: Callable[[Any], Tensor] | None) -> None:
+    def __init__(self, root: Path, transform: Callable[[Any], Tensor]) -> None:
         table = root / "images.csv"
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -245,7 +246,7 @@ def read_dataset(
     Args:
         networks: some may have images bundled with them; then all must, and those are read.
         source: else where images come from.
-        transform: from a PIL image to a tensor.
+        transform: from a PIL image to a tensor; None where all images are bundled.
         train: the training split.
         targeted: whether the layout of NIPS 2017 will do, whose examples have a target class too.
 
@@ -255,6 +256,7 @@ def read_dataset(
     split, bundled = "train" if train else "val", [network for network in networks if network.bundled]
     if bundled:
         return _bundled(bundled, networks, source, train)
+    assert transform is not None
     if source.dummy:
         size = (3, source.size or DUMMY_SIDE, source.size or DUMMY_SIDE)
         return need("torchvision.datasets", "eval").FakeData(SYNTHETIC, size, 2, transform)

@@ -185,7 +185,10 @@ def _from_file(arch: str, weights: str | None) -> Network:
         build = getattr(module, name, None)
         model = build() if callable(build) and not isinstance(build, nn.Module) else build
     if build is None:
-        raise ValueError(f"{path} has no callable {name!r}; {_callables(path, module)}")
+        lacks = (
+            f"{path} has no callable {name!r}" if name else f"{path} is a file with no network named"
+        )
+        raise ValueError(f"{lacks}; {_callables(path, module)}")
     if not isinstance(model, nn.Module):
         raise ValueError(f"{arch} returned {type(model).__name__}, expected a torch.nn.Module")
     return Network(name, model, Preprocessing().transform(), Path(path).read_bytes())

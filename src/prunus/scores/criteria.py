@@ -100,11 +100,16 @@ def taylor(pieces: Pieces) -> Tensor:
     return (pieces.values.to(wide) * pieces.gradients).abs()
 
 
+def declared(function: Criterion) -> Sequence[Need] | None:
+    """The needs of a criterion that is known by name; None of another, which may read all there is."""
+    return next((needs for known, needs in NEEDS.items() if known is function), None)
+
+
 def needs_of(criteria: Iterable[str | Criterion]) -> Sequence[Need]:
-    """What evidence these criteria need, each kind once. One without a name may read all there is."""
-    functions = [chosen("criterion", given, CRITERIA) for given in criteria]
+    """What evidence these criteria need, each kind once."""
     every = [kind for needs in NEEDS.values() for kind in needs]
-    return list(dict.fromkeys(kind for function in functions for kind in NEEDS.get(function, every)))
+    found = [declared(chosen("criterion", given, CRITERIA)) for given in criteria]
+    return list(dict.fromkeys(kind for needs in found for kind in (every if needs is None else needs)))
 
 
 def score(pieces: Pieces, criterion: Criterion, pool: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """What may a criterion need to know beside the weights? A kind of evidence is the function that collects it.
 
 To add one, write that function here: from the network, its weight tensors, labelled batches and a loss to a
-tensor of the weight's shape by each weight's name. A criterion then names it in `needs`.
+tensor of the weight's shape by each weight's name. A criterion then names it in its decorator.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def _wide(parameter: Tensor) -> torch.dtype:
 def _moved(batches: Batches, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches on this device; there must be one."""
     empty = True
-    for inputs, targets in batches:
-        yield inputs.to(device), targets.to(device)
+    for images, targets in batches:
+        yield images.to(device), targets.to(device)
         empty = False
     if empty:
         raise ValueError("batches is empty: expected at least one (inputs, targets)")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunus.checks import check_fraction, choose, chosen
 from prunus.masks import counted
-from prunus.scores.criteria import CRITERIA, NEEDS, Criterion, Pieces, magnitude, score
+from prunus.scores.criteria import CRITERIA, Criterion, Pieces, declared, magnitude, score
 from prunus.scores.evidence import Evidence, of_grads
 from prunus.selection.draw import Candidates, fall
 from prunus.selection.pieces import GRANULARITIES, NORMS, Partition
@@ -41,7 +41,7 @@ class Ranking:
     tensors: Sequence[Scored]
     devices: dict[str, torch.device]
     scope: Scope
-    how: str = ""
+    how: str
 
     def __repr__(self) -> str:
         pieces = sum(tensor.partition.count for tensor in self.tensors)
@@ -174,7 +174,7 @@ def _scores(
         return Magnitudes(weight)
     values = weight.values
     check_finite(weight.name, values)
-    needs = NEEDS.get(criterion)  # None where it may read all there is
+    needs = declared(criterion)
     known = {
         kind: partition.table(tensor)
         for kind, tensor in evidence.about(weight).items()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from prunus.application.detour import StandIn
 from prunus.checks import check_fraction, choose, chosen
-from prunus.scores.criteria import CRITERIA, NEEDS, Criterion, Pieces, score
+from prunus.scores.criteria import CRITERIA, Criterion, Pieces, declared, score
 from prunus.scores.evidence import Loss, gradients
 from prunus.selection.line import keep_rows
 from prunus.selection.pieces import GRANULARITIES, NORMS, Partition
@@ -84,7 +84,7 @@ class MUP(Surrogate):
     ) -> None:
         super().__init__(model)
         p_prune, by = check_fraction("p_prune", p_prune), chosen("criterion", criterion, CRITERIA)
-        missing = [kind.__name__ for kind in NEEDS.get(by, ()) if kind is not gradients]
+        missing = [kind.__name__ for kind in declared(by) or () if kind is not gradients]
         if missing:
             raise ValueError(f"criterion {by.__name__!r} needs {missing[0]}; MUP has gradients only")
         pieces = choose("granularity", granularity, GRANULARITIES)
