@@ -185,9 +185,7 @@ def _from_file(arch: str, weights: str | None) -> Network:
         build = getattr(module, name, None)
         model = build() if callable(build) and not isinstance(build, nn.Module) else build
     if build is None:
-        lacks = (
-            f"{path} has no callable {name!r}" if name else f"{path} is a file with no network named"
-        )
+        lacks = f"{path} has no callable {name!r}" if name else f"{path} is a file with no network named"
         raise ValueError(f"{lacks}; {_callables(path, module)}")
     if not isinstance(model, nn.Module):
         raise ValueError(f"{arch} returned {type(model).__name__}, expected a torch.nn.Module")
