@@ -125,3 +125,12 @@ def same(before: dict[str, Any], after: dict[str, Any]) -> bool:
         for one, other in zip(before["gradients"], after["gradients"], strict=True)
     )
     return equal and before["modes"] == after["modes"] and all(gradients)
+
+
+def trained_under(model: nn.Module) -> None:
+    """Steps with momentum, over zeros too, as a network has it that was trained before it was pruned."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    for parameter in model.parameters():
+        optimizer.state[parameter]["momentum_buffer"] = torch.ones_like(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()

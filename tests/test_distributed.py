@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import os
 import torch
@@ -47,11 +49,133 @@ os._exit(0)  # all is said; gloo's threads now and then abort an interpreter tha
 """
 
 
-def test_two_ranks_draw_the_same_line_and_train_together(tmp_path: Path) -> None:
-    script = tmp_path / "ranks.py"
-    script.write_text(SCRIPT)
+DECIDED = """
+import os
+import torch
+import torch.distributed as dist
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.nn.parallel import DistributedDataParallel
+
+import prunus
+from tests.conftest import small_net
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+
+
+def check(model, masks, what):
+    flat = torch.cat([mask.flatten().float() for mask in masks.values()])
+    flat = torch.cat([flat, *(p.detach().flatten() for p in model.parameters())])
+    everyone = [torch.empty_like(flat) for _ in range(2)]
+    dist.all_gather(everyone, flat)
+    assert torch.equal(everyone[0], everyone[1]), what
+
+
+for first in ("prune", "ddp"):
+    for passes in ("both", "backward", "forward"):
+        for p_bern, criterion in ((0.5, "magnitude"), (1.0, "magnitude"), (1.0, "random")):
+            model = small_net()
+            torch.manual_seed(rank)
+            for parameter in model.parameters():  # other weights on each process, until DDP comes
+                torch.nn.init.normal_(parameter)
+            parallel = DistributedDataParallel(model) if first == "ddp" else None
+            pruning = prunus.prune(model, 0.5, p_bern=p_bern, passes=passes, criterion=criterion)
+            parallel = parallel or DistributedDataParallel(model)
+            optimizer = ZeroRedundancyOptimizer(parallel.parameters(), torch.optim.Adam, lr=0.1)
+            for _ in range(3):
+                optimizer.zero_grad()
+                parallel(torch.randn(4, 3, 8, 8)).square().mean().backward()
+                optimizer.step()
+                check(model, pruning.masks, (first, passes, p_bern, criterion))
+                if passes != "backward":
+                    assert all(not model.get_parameter(n)[~m].any() for n, m in pruning.masks.items())
+                pruning.redraw()
+model = small_net()
+masks = prunus.make_masks(model, 0.5, p_bern=0.5)
+check(model, masks, "make_masks")
+prunus.global_prune(model, 0.5, p_bern=0.5, keep_original=False)
+check(model, {"": torch.ones(1)}, "for good")
+if rank == 0:
+    prunus.make_masks(model, 0.5)  # nothing is random: no process waits for the others
+    prunus.prune(model, 0.5, generator=torch.Generator().manual_seed(0))
+print("done", rank, flush=True)
+dist.barrier()
+os._exit(0)
+"""
+
+SHARDED = """
+import os
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+import prunus
+
+dist.init_process_group("gloo")
+mesh = init_device_mesh("cpu", (2,))
+x = torch.randn(2, 8)
+
+
+def within(model):
+    outer = nn.Sequential(model, nn.ReLU())
+    return fully_shard(outer, mesh=mesh)
+
+
+WAYS = {
+    "FSDP2": lambda m: fully_shard(m, mesh=mesh),
+    "FSDP2 of a layer": lambda m: (fully_shard(m[0], mesh=mesh), m)[1],
+    "FSDP2 around it": within,
+    "tensor parallel": lambda m: parallelize_module(m, mesh, {"0": ColwiseParallel(output_layouts=Replicate())}),
+    "FSDP1": lambda m: FullyShardedDataParallel(m, device_id=torch.device("cpu")),
+    "FSDP1, original parameters": lambda m: FullyShardedDataParallel(
+        m, device_id=torch.device("cpu"), use_orig_params=True
+    ),
+}
+for name, shard in WAYS.items():
+    for passes in ("both", "backward", "forward"):
+        torch.manual_seed(0)
+        model = shard(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)))
+        wanted = model(x)
+        for verb in (
+            lambda: prunus.prune(model, 0.5, layers="all", passes=passes),
+            lambda: prunus.make_masks(model, 0.5, layers="all"),
+        ):
+            try:
+                verb()
+            except (ValueError, RuntimeError) as error:
+                assert "shard" in str(error), (name, error)
+            else:
+                raise AssertionError(f"{name}: pruned after sharding")
+        assert torch.equal(model(x), wanted), name
+
+        torch.manual_seed(0)
+        inner = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
+        prunus.prune(inner, 0.5, layers="all", passes=passes)
+        model = shard(inner)
+        try:
+            model(x)
+        except RuntimeError as error:
+            assert "weight was pruned and is now sharded" in str(error), (name, error)
+        else:
+            raise AssertionError(f"{name}: sharded after pruning")
+print("done", dist.get_rank(), flush=True)
+dist.barrier()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    "script", [SCRIPT, DECIDED, SHARDED], ids=["seeded", "decided by the first", "sharded"]
+)
+def test_two_processes(script: str, tmp_path: Path) -> None:
+    (tmp_path / "ranks.py").write_text(script)
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        + [str(tmp_path / "ranks.py")],
         cwd=Path(__file__).parents[1],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         capture_output=True,

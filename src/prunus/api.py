@@ -12,7 +12,7 @@ from prunus.selection.ranking import Ranking, rank
 from prunus.surrogates.diversified import Diversified
 from prunus.surrogates.ensemble import Ensemble
 from prunus.surrogates.mup import MUP
-from prunus.verbs import apply_masks, global_prune, gradient_prune, make_masks, prune, restore
+from prunus.verbs import apply_masks, global_prune, gradient_prune, make_masks, masks_of, prune, restore
 
 Groups = Pieces  # its former name
 
@@ -38,6 +38,7 @@ __all__ = [
     "global_prune",
     "gradient_prune",
     "make_masks",
+    "masks_of",
     "prune",
     "rank",
     "restore",

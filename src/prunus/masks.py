@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunus.files import whole_file
+from prunus.weights import layer_weights
 
 
 class Masks(Mapping[str, Tensor]):
@@ -98,6 +99,31 @@ class Masks(Mapping[str, Tensor]):
             return NotImplemented
         check_same_weights(self, {name: mask.shape for name, mask in other.items()}, whole=True)
         return Masks({name: rule(mask, other[name].to(mask.device)) for name, mask in self.items()})
+
+    @classmethod
+    def from_zeros(cls, model: nn.Module) -> Masks:
+        """Masks that prune what is zero now: of a network that was pruned before, here or elsewhere.
+
+        Args:
+            model: any network. Weights of two or more dimensions count, of every kind of layer, where any
+                entry is zero; the scale of a normalization layer, which often begins at zero, does not.
+
+        Raises:
+            ValueError: no such weight has a zero.
+
+        Example:
+            >>> net = torch.nn.Linear(2, 2)
+            >>> with torch.no_grad():
+            ...     net.weight[0, 1] = 0
+            >>> Masks.from_zeros(net)["weight"].tolist()
+            [[True, False], [True, True]]
+        """
+        weights = {name: weight.parameter.detach() for name, weight in layer_weights(model).items()}
+        kept = {name: values != 0 for name, values in weights.items() if values.dim() > 1}
+        masks = {name: mask for name, mask in kept.items() if not mask.all()}
+        if not masks:
+            raise ValueError("no weight of the model is zero: there is nothing to take for pruned")
+        return cls(masks)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all.

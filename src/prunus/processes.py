@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 T = TypeVar("T")
+
+
+def of_first(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Boolean tensors as the first process of `torch.distributed` has them; all must come here, or none.
+
+    The same tensors, where no group of processes has been made.
+    """
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if not several:
+        yield from tensors
+        return
+    for name, tensor in tensors:
+        sent = tensor.cuda() if dist.get_backend() == "nccl" else tensor.clone()
+        dist.broadcast(sent.view(torch.uint8), 0)
+        yield name, sent.to(tensor.device)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from prunus.application.applying import put_on, take_off, zero
+from prunus.application.applying import masks_in_force, prune_by, take_off, zero
 from prunus.application.passes import PASSES
 from prunus.application.pruning import Pruning
 from prunus.checks import check_fraction, choose
 from prunus.masks import Masks, check_same_weights
+from prunus.processes import of_first
 from prunus.selection.ranking import Choice, rank
 from prunus.weights import layer_weights
 
@@ -46,7 +47,9 @@ def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: 
     """
     p_prune, p_bern = check_fraction("p_prune", p_prune), check_fraction("p_bern", p_bern)
     [candidates] = rank(model, **choice).candidates([p_prune])
-    return candidates.draw(p_bern, choice.get("generator"))
+    masks = candidates.draw(p_bern, choice.get("generator"))
+    decided = p_bern in (0, 1) or choice.get("generator") is not None
+    return masks if decided else Masks(dict(of_first(masks.items())))
 
 
 def prune(
@@ -119,7 +122,8 @@ def global_prune(
         return prune(model, p_prune, p_bern=p_bern, passes="both", **choice).model
     check_fraction("p_bern", p_bern)
     ranking = rank(model, **choice)
-    return zero(model, ranking.partitions, ranking.masks(p_prune, p_bern, choice.get("generator")))
+    masks = ranking.masks(p_prune, p_bern, choice.get("generator"))
+    return zero(model, ranking.partitions, masks if choice.get("generator") else of_first(masks))
 
 
 def gradient_prune(
@@ -175,8 +179,28 @@ def apply_masks(model: nn.Module, masks: Masks, passes: str = "both") -> nn.Modu
         raise TypeError(f"masks must be prunus.Masks, got {type(masks).__name__}")
     weights = layer_weights(model)
     check_same_weights(masks, {name: weight.parameter.shape for name, weight in weights.items()})
-    put_on(model, masks, passes)
+    prune_by(model, masks, passes)
     return model
+
+
+def masks_of(model: nn.Module) -> Masks:
+    """The masks that a network is pruned by now, True = keep; none where it is not pruned.
+
+    Args:
+        model: a pruned network, a copy of one, or one that holds it.
+
+    Returns:
+        By the names that the weights have in `model`; the tensors are those in force.
+
+    Example:
+        >>> import prunus
+        >>> net = nn.Sequential(prunus.global_prune(nn.Conv2d(1, 2, 3), 0.5))
+        >>> prunus.masks_of(net)
+        Masks(1 tensor, 9 of 18 weights pruned)
+        >>> prunus.masks_of(prunus.restore(net))
+        Masks(0 tensors, 0 of 0 weights pruned)
+    """
+    return Masks(masks_in_force(model))
 
 
 def restore(model: nn.Module) -> nn.Module:

@@ -167,11 +167,11 @@ def _check_share(model: nn.Module, types: tuple[type[nn.Module], ...], layers: I
     if hint and held < total / 2:
         warnings.warn(
             f"{names} layers hold only {held / total:.1%} of the model's {total:,} weights{hint}",
-            stacklevel=_depth_outside(),
+            stacklevel=depth_outside(),
         )
 
 
-def _depth_outside() -> int:
+def depth_outside() -> int:
     """How many frames up a warning belongs: to the user's own line."""
     depth, frame = 1, sys._getframe(1)
     while frame.f_back and str(frame.f_globals.get("__name__")).startswith("prunus."):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -11,19 +12,29 @@ from torch import Tensor, nn
 from prunus.application.bits import keep_only
 from prunus.application.passes import PASSES
 from prunus.application.state import BACKUP, MASK, PrunedWeight, pruned_weight
+from prunus.application.together import Together
 from prunus.weights import WeightTensor, check_dtype, layer_weights
 
 
-def put_on(model: nn.Module, masks: Mapping[str, Tensor], passes: str) -> list[PrunedWeight]:
+def prune_by(model: nn.Module, masks: Mapping[str, Tensor], passes: str) -> Together:
+    """As `put_on`, of a network that may have been compiled."""
+    together = put_on(model, masks, passes)
+    if "torch._dynamo" in sys.modules and passes != "both":
+        # A compiled graph does not look whether a layer has got a hook since.
+        sys.modules["torch._dynamo"].reset()
+    return together
+
+
+def put_on(model: nn.Module, masks: Mapping[str, Tensor], passes: str) -> Together:
     """Prune these weights, and no others. If that fails, the model stays pruned as it was."""
     weights = layer_weights(model)
     for name in masks:
         _check_writable(weights[name])
     attention = {id(m.out_proj): m for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
-    states = []
+    together, states = Together(), []
     for name in masks:
         users = [attention.get(id(layer), layer) for layer in weights[name].owners]
-        states.append(PrunedWeight(weights[name], users, PASSES[passes]))
+        states.append(PrunedWeight(weights[name], users, PASSES[passes], together))
     before = take_off(model)
     try:
         for state in states:
@@ -32,7 +43,7 @@ def put_on(model: nn.Module, masks: Mapping[str, Tensor], passes: str) -> list[P
         take_off(model)
         _put_back(before)
         raise
-    return states
+    return together
 
 
 def zero(model: nn.Module, names: Iterable[str], masks: Iterable[tuple[str, Tensor]]) -> nn.Module:
@@ -55,6 +66,12 @@ def take_off(model: nn.Module) -> list[tuple[PrunedWeight, Tensor]]:
             found.append((state, state.mask))
             state.detach()
     return found
+
+
+def masks_in_force(model: nn.Module) -> dict[str, Tensor]:
+    """By the names that the weights have in this model."""
+    states = ((name, map(pruned_weight, weight.owners)) for name, weight in layer_weights(model).items())
+    return {name: state.mask for name, found in states if (state := next(filter(None, found), None))}
 
 
 def _put_back(before: list[tuple[PrunedWeight, Tensor]]) -> None:

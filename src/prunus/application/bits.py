@@ -28,9 +28,11 @@ def _bits(values: Tensor, mask: Tensor, out: Tensor) -> Iterator[tuple[Tensor, T
 
     On the CPU this is several times as fast as `torch.where`, and as exact.
     """
-    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.itemsize]
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.itemsize]
     tensors, size = [values.view(whole), mask.view(torch.int8), out.view(whole)], CHUNK
-    if all(tensor.is_contiguous() for tensor in tensors):
+    if values.device.type != "cpu":  # where a call costs more than memory
+        size = values.numel() or 1
+    elif all(tensor.is_contiguous() for tensor in tensors):
         tensors = [tensor.view(-1) for tensor in tensors]
     else:
         size = max(1, CHUNK // values[0].numel())

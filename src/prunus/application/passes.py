@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,84 +17,112 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from prunus.application.bits import keep_only, take_over
+from prunus.application.calls import unobserved
 from prunus.application.detour import RandomState, StandIn, detour
-from prunus.application.state import BACKUP, MASK, Part, PrunedWeight, kept_by
+from prunus.application.state import Part, PrunedWeight
 from prunus.weights import is_plain
 
 
 class Zeros(Part):
-    """Pruned weights are zero in the tensor; `weight_orig` keeps what they were."""
+    """Pruned weights are zero in the tensor; `weight_orig` keeps what they were.
 
-    def __init__(self, state: PrunedWeight) -> None:
-        super().__init__(state)
-        self.version: int | None = None  # of the parameter, when pruned weights were last seen to be zero
-        self.trained = False  # whether survivors may have moved since the backup was made
+    Not every write leaves a trace (one through `.data` does not), and so zeros are written before every forward
+    and state_dict without asking whether that is needed. It costs one pass over the weights.
+    """
 
     def attach(self) -> None:
-        """Make the backup, write the zeros, and look after them."""
-        self.state.keep(BACKUP, self.state.parameter.detach().clone())
-        self.after_change()
-        for layer in self.state.layers:
-            hook = layer.register_state_dict_pre_hook(self.before_saving)  # type: ignore[no-untyped-call]
-            self.state.handles.append(hook)
+        """Make the backup and write the zeros."""
+        self.adopt()
+
+    def hooks(self, layer: nn.Module, user: nn.Module) -> Iterator[RemovableHandle]:
+        """Be there when weights are saved and loaded."""
+        yield layer.register_state_dict_pre_hook(self.before_saving)  # type: ignore[no-untyped-call]
+        yield layer.register_load_state_dict_pre_hook(self.before_loading)  # type: ignore[no-untyped-call]
+        yield layer.register_load_state_dict_post_hook(self.after_loading)  # type: ignore[no-untyped-call]
 
     def before_forward(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keep pruned weights at zero while an optimizer moves the others."""
-        if self.state.is_held:
-            self.zero_moved()
-            parameter = self.state.parameter
-            trains = torch.is_grad_enabled() and parameter.requires_grad
-            # Fused optimizers leave the version as it is: look again after a forward that may be trained on.
-            self.version = None if trains else parameter._version
+        """Zeros again, whoever wrote and how."""
+        self.zero()
+
+    def after_step(self) -> None:
+        """Momentum from before pruning moves zeros."""
+        self.zero()
+
+    def zero(self) -> None:
+        """Zeros again."""
+        parameter = self.state.parameter
+        if parameter.is_meta:
+            return
+        if parameter.shape != self.state.mask.shape:  # other values were put into the same parameter
+            self.state.together.survey()
+            return
+        with unobserved():
+            mask = self.state.fitting_mask()
+            # Through .data, so that an earlier use in the same graph stays valid.
+            keep_only(parameter.data, mask, out=parameter.data)
+            torch.clear_autocast_cache()  # which holds the weight as it was
 
     def before_saving(self, layer: nn.Module, prefix: str, keep_vars: bool) -> None:
         """A state_dict too holds zeros."""
-        if self.state.holds(layer):
-            self.zero_moved()
+        if not self.state.holds(layer):
+            self.state.together.survey()
+        if self.state.attached and self.state.holds(layer):
+            self.zero()
 
-    def zero_moved(self) -> None:
-        """Zeros again, where the parameter may have been written to."""
-        parameter = self.state.parameter
-        if self.version != parameter._version:
-            # Through .data, so that an earlier use in the same graph stays valid.
-            keep_only(parameter.data, self.state.mask, out=parameter.data)
-            torch.clear_autocast_cache()
-            self.trained = True
+    def before_loading(self, layer: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+        """See whether the weights to come were pruned by other masks."""
+        mask, given = self.state.mask, state_dict.get(f"{prefix}weight")
+        self.loading = isinstance(given, Tensor) and given.shape == mask.shape and not given.is_meta
+        if isinstance(given, Tensor) and self.loading:
+            zeros = given.detach() == 0
+            kept = mask.to(given.device)
+            alive, others = int((~zeros & ~kept).sum()), int((zeros & kept).sum())
+            if alive and bool(zeros.any()):
+                self.state.together.loaded[self.state.name] = (alive, others)
+
+    def after_loading(self, layer: nn.Module, incompatible: object) -> None:
+        """What was loaded counts, over pruned entries too: two networks are never mixed."""
+        if not self.state.holds(layer):
+            self.state.together.survey()
+        elif self.loading:
+            self.adopt()
+            self.state.follow()  # torch may have exchanged what is in the parameter
+        self.loading = False
+        if self.state is self.state.together.states[-1]:
+            self.state.together.say_loaded()
+
+    def adopt(self) -> None:
+        """What the parameter holds now is the backup, and zeros go into it."""
+        if not self.state.parameter.is_meta:
+            self.state.keep(backup=self.state.parameter.detach().clone())
+            self.after_change()
 
     def original(self) -> Tensor | None:
         """The backup, brought up to date. (Graphs that hold it read it where the mask does not keep.)"""
-        backup = self.state.backup
-        if backup is not None:  # else there was no memory for one
-            take_over(backup, self.state.parameter.detach(), self.state.mask)
-            self.state.keep(BACKUP, backup)  # of all layers: `.to()` gives each of them one of its own
-        return backup
+        if not self.state.has_backup or self.state.parameter.shape != self.state.mask.shape:
+            return None
+        mask = self.state.fitting_mask()
+        take_over(self.state.backup, self.state.parameter.detach(), mask)
+        return self.state.backup
 
     def before_change(self) -> None:
-        """Bring the backup up to date, unless it is."""
-        parameter = self.state.parameter
-        if parameter.requires_grad or self.trained or self.version != parameter._version:
-            self.original()
+        """Bring the backup up to date."""
+        self.original()
 
     def after_change(self) -> None:
         """The backup where the mask keeps, else zero."""
-        parameter, backup = self.state.parameter, self.state.backup
-        assert backup is not None
+        parameter = self.state.parameter
         with torch.no_grad():
-            keep_only(backup, self.state.mask, out=parameter)
-        torch.clear_autocast_cache()  # which holds the weight as it was
-        self.version = None if parameter.requires_grad else parameter._version
-        self.trained = False
+            keep_only(self.state.backup, self.state.mask, out=parameter)
+        torch.clear_autocast_cache()
 
-    def detach(self) -> None:
+    def restore(self) -> None:
         """Put the original values back."""
         original = self.original()
-        if original is not None:
+        if original is not None and not self.state.parameter.is_meta:
             with torch.no_grad():
                 self.state.parameter.copy_(original)
             torch.clear_autocast_cache()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "version": None}
 
 
 class MaskedGradient(Part):
@@ -104,29 +132,34 @@ class MaskedGradient(Part):
         super().__init__(state)
         self.hook: RemovableHandle | None = None
 
-    def attach(self) -> None:
-        """Hook the parameter."""
-        self.hook_parameter()
+    def refresh(self) -> None:
+        """Hook the parameter, or that which has taken its place."""
+        self.unhook()
+        parameter = self.state.parameter
+        if parameter.requires_grad:
+            self.hook = parameter.register_hook(self.mask)  # type: ignore[no-untyped-call]
+            # Where torch has swapped what is in the parameter, its hooks are listed, but called no more.
+            parameter._backward_hooks = parameter._backward_hooks
 
     def before_forward(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Hook the parameter of a copy, which has lost the hooks of its tensors, or of what was frozen."""
-        if self.hook is None and self.state.is_held:
-            self.hook_parameter()
-
-    def hook_parameter(self) -> None:
-        """Once, where a gradient is wanted."""
-        if self.hook is None and self.state.parameter.requires_grad:
-            self.hook = self.state.parameter.register_hook(self.mask)  # type: ignore[no-untyped-call]
+        """Hook a parameter that was frozen before."""
+        if self.hook is None:
+            self.refresh()
 
     def mask(self, gradient: Tensor) -> Tensor:
         """The gradient of the survivors."""
+        mask = self.state.mask
+        if gradient.layout is torch.sparse_coo:  # of an embedding, some rows only
+            places, values = gradient._indices(), gradient._values()
+            values = values.where(mask[tuple(places)], values.new_zeros(()))
+            return torch.sparse_coo_tensor(places, values, gradient.shape, check_invariants=False)
         if torch.is_grad_enabled():  # for gradients of gradients
-            return torch.where(self.state.mask, gradient, gradient.new_zeros(()))
+            return torch.where(mask, gradient, gradient.new_zeros(()))
         survivors = torch.empty_like(gradient)
-        keep_only(gradient, self.state.mask, out=survivors)
+        keep_only(gradient, mask, out=survivors)
         return survivors
 
-    def detach(self) -> None:
+    def unhook(self) -> None:
         """Unhook the parameter."""
         if self.hook is not None:
             self.hook.remove()
@@ -149,27 +182,29 @@ class OtherGradient(Part):
         self.by_original = original
         self.began: RandomState | None = None
 
-    def attach(self) -> None:
+    def hooks(self, layer: nn.Module, user: nn.Module) -> Iterator[RemovableHandle]:
         """Hook the forward calls, before the hooks of others, which may change what the detour gives."""
-        for user in self.state.users:
-            hook = user.register_forward_hook(self.after_forward, prepend=True, with_kwargs=True)
-            self.state.handles.append(hook)
+        yield user.register_forward_hook(self.after_forward, prepend=True, with_kwargs=True)
 
     def before_forward(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Remember the random state, for a layer that is to be run again."""
         if torch.is_grad_enabled() and not is_plain(user):
             self.began = RandomState.now(args, kwargs)
 
-    def after_forward(
-        self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> Any:
+    def after_forward(self, user: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
         """The same output on another graph; None, where there is nothing to do."""
+        *keywords, output = rest  # of a hook that another library copied, only the output
+        if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
+            return None  # what is exported has no backward pass
         # Read off the module that was called, which may be a DataParallel replica of the one pruned.
         layer: Any = user.out_proj if isinstance(user, nn.MultiheadAttention) else user
-        mask, backup = kept_by(layer, MASK), kept_by(layer, BACKUP) if self.by_original else None
-        exchanged = layer in self.state.layers and not self.state.holds(layer)
-        if mask is None or mask.shape != layer.weight.shape or (self.by_original and exchanged):
+        weight = layer._parameters.get("weight")
+        weight = getattr(layer, "weight", None) if weight is None else weight
+        if not isinstance(weight, Tensor) or weight.shape != self.state.mask.shape:
             return None
+        mask = self.state.mask.to(weight.device)
+        backup = self.state.backup.to(weight.device) if self.by_original and self.state.has_backup else None
+        kwargs = keywords[0] if keywords else {}
         return detour(user, layer, StandIn(mask, backup), self.began, args, kwargs, output)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from types import TracebackType
 import torch
 from torch import nn
 
-from prunus.application.applying import put_on
+from prunus.application.applying import prune_by
 from prunus.masks import Masks
+from prunus.processes import of_first
 from prunus.selection.draw import Candidates
 
 
@@ -31,8 +32,8 @@ class Pruning:
     ) -> None:
         self.model, self.candidates, self.p_bern, self.passes = model, candidates, p_bern, passes
         self.generator = generator
-        self.masks = candidates.draw(p_bern, generator)
-        self._states = put_on(model, self.masks, passes)
+        self.masks = self._draw()
+        self._together = prune_by(model, self.masks, passes)
 
     def __repr__(self) -> str:
         ended = "" if self._in_force else ", ended"
@@ -40,29 +41,31 @@ class Pruning:
 
     @property
     def _in_force(self) -> bool:
-        return all(state.attached for state in self._states)
+        return bool(self._together.states)
+
+    def _draw(self) -> Masks:
+        masks = self.candidates.draw(self.p_bern, self.generator)
+        return masks if self.generator else Masks(dict(of_first(masks.items())))
 
     def redraw(self) -> Masks:
         """Draw anew which of the same candidates fall, and prune by that.
 
-        Nothing is ranked again, and what weights have learned since is kept. (Values that were written
-        through `.data` into weights that require no gradient leave no trace, and are lost.)
+        Nothing is ranked again, and what weights have learned since is kept.
 
         Raises:
             RuntimeError: the model has been restored, or pruned anew, since.
         """
         if not self._in_force:
             raise RuntimeError("the model has been restored or pruned anew since: this pruning has ended")
-        self.masks = self.candidates.draw(self.p_bern, self.generator)
-        for state in self._states:
+        self.masks = self._draw()
+        for state in self._together.states:
             state.exchange(self.masks[state.name])
         return self.masks
 
     def restore(self) -> nn.Module:
         """Undo this pruning; see `prunus.restore`. Nothing happens if another has taken its place."""
-        for state in self._states:
-            if state.attached:
-                state.detach()
+        for state in list(self._together.states):
+            state.detach()
         return self.model
 
     def __enter__(self) -> Pruning:

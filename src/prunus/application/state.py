@@ -1,22 +1,26 @@
 """The state of one pruned weight tensor.
 
 It stands on every layer that holds the tensor, at one attribute, where deepcopy and pickle copy it. Mask and
-backup are non-persistent buffers of the layer, `weight_mask` and `weight_orig`, which follow `.to()`; the
-state_dict keeps its keys. Where they are kept is decided in `keep`, `kept_by` and `detach`, and nowhere else.
-What the mask does to the passes is the business of the parts.
+backup stand beside it, as `weight_mask` and `weight_orig`. They are plain attributes, which follow `.to()`, and
+not buffers, which averages, DDP and exports would take for the network's own. What the mask does to the passes
+is the business of the parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from prunus.application.calls import masked_for_one_call, masked_while_compiling, within_functional_call
+from prunus.application.together import Together
 from prunus.weights import STATE, WeightTensor, state_of
 
-MASK, BACKUP = "weight_mask", "weight_orig"  # under which names layers keep tensors
+MASK, BACKUP = "weight_mask", "weight_orig"  # under which names layers show tensors
 
 
 class Part:
@@ -26,10 +30,23 @@ class Part:
         self.state = state
 
     def attach(self) -> None:
-        """Begin. Hooks go to `state.handles` one by one, so that each is removed whatever happens."""
+        """Begin: the mask is there, hooks are not."""
+
+    def hooks(self, layer: nn.Module, user: nn.Module) -> Iterator[RemovableHandle]:
+        """Hook a layer and the module whose forward uses its weight."""
+        yield from ()
+
+    def refresh(self) -> None:
+        """The parameter was copied, converted or exchanged: it may have lost its hooks."""
 
     def before_forward(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module that uses the weight is about to be called on these."""
+
+    def after_step(self) -> None:
+        """An optimizer has moved the parameter."""
+
+    def adopt(self) -> None:
+        """Another parameter has taken the place of the one that was pruned."""
 
     def before_change(self) -> None:
         """The mask is about to be exchanged."""
@@ -41,8 +58,11 @@ class Part:
         """The values before pruning, where this part has changed them."""
         return None
 
-    def detach(self) -> None:
-        """Undo what was done to the tensor. Hooks are still there, and so is the mask."""
+    def restore(self) -> None:
+        """Undo what was done to the values."""
+
+    def unhook(self) -> None:
+        """Take the hooks off the parameter."""
 
 
 class PrunedWeight:
@@ -50,42 +70,49 @@ class PrunedWeight:
 
     Args:
         weight: the parameter and the layers that hold it.
-        users: the modules whose forward uses it: those layers, but for the output projection of an
-            `nn.MultiheadAttention`, which is never called, the attention module.
-        parts: what the mask does to the passes.
+        users: for each layer the module whose forward uses the weight: the layer itself, but for the output
+            projection of an `nn.MultiheadAttention`, which is never called, the attention module.
+        kinds: what the mask does to the passes.
+        together: the weights that the same call prunes.
     """
 
     def __init__(
         self,
         weight: WeightTensor,
         users: Sequence[nn.Module],
-        parts: Sequence[Callable[[PrunedWeight], Part]],
+        kinds: Sequence[Callable[[PrunedWeight], Part]],
+        together: Together,
     ) -> None:
         self.name, self.parameter, self.layers = weight.name, weight.parameter, weight.owners
-        self.users, self.parts = users, [part(self) for part in parts]
+        self.users, self.kinds, self.together = tuple(users), kinds, together
+        self.parts = [kind(self) for kind in kinds]
         self.handles: list[RemovableHandle] = []
+        self.mask = self.backup = torch.empty(0)  # until `attach`
+        self.attached = False
 
-    @property
-    def attached(self) -> bool:
-        """Whether this pruning is in force: neither undone nor replaced by another."""
-        return any(pruned_weight(layer) is self for layer in self.layers)
+    def attach(self, mask: Tensor) -> None:
+        """Prune by this mask from now on."""
+        self.together.add(self)
+        self.attached = True
+        self.keep(mask=mask.to(self.parameter.device), backup=torch.empty(0))
+        for part in self.parts:
+            part.attach()
+        self._hook()
 
-    @property
-    def mask(self) -> Tensor:
-        """True = keep, on the device of the weight."""
-        mask = kept_by(self.layers[0], MASK)
-        assert mask is not None
-        return mask
-
-    @property
-    def backup(self) -> Tensor | None:
-        """The values before pruning, where a part keeps them."""
-        return kept_by(self.layers[0], BACKUP)
-
-    def keep(self, name: str, tensor: Tensor) -> None:
-        """Let the layers keep this tensor, in place of another of the name."""
+    def keep(self, mask: Tensor | None = None, backup: Tensor | None = None) -> None:
+        """Keep these in place of the former, and let the layers show them."""
+        self.mask = self.mask if mask is None else mask
+        self.backup = self.backup if backup is None else backup
         for layer in self.layers:
-            layer.register_buffer(name, tensor, persistent=False)
+            own = vars(layer)
+            own[STATE], own[MASK] = self, self.mask
+            if self.has_backup:
+                own[BACKUP] = self.backup
+
+    @property
+    def has_backup(self) -> bool:
+        """Whether there is a backup: some parts need none, and there may have been no memory for it."""
+        return self.backup.shape == self.mask.shape
 
     def holds(self, layer: nn.Module) -> bool:
         """Whether the layer still has the parameter that was pruned."""
@@ -96,28 +123,137 @@ class PrunedWeight:
         """Whether any layer still has the parameter that was pruned."""
         return any(self.holds(layer) for layer in self.layers)
 
-    def attach(self, mask: Tensor) -> None:
-        """Prune by this mask from now on."""
-        self.keep(MASK, mask.to(self.parameter.device))
-        for layer in self.layers:
-            vars(layer)[STATE] = self
-        for module in {*self.layers, *self.users}:
-            self.handles.append(
-                module.register_forward_pre_hook(self.before_forward, prepend=True, with_kwargs=True)
-            )
+    def before_forward(
+        self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:
+        """The hook of every module that uses the weight, and of what other libraries copied it to."""
+        layer = self.used_by(user)
+        displaced = layer is not None and not self.holds(layer)
+        if torch.compiler.is_compiling():
+            self.while_compiling()
+            if displaced and layer is not None and not torch.compiler.is_exporting():
+                masked_while_compiling(self.name, layer, self.mask)
+            return
+        if layer is None:
+            self._meet(user)
+        elif displaced:
+            self._displaced(user, layer)
+        self.together.say_loaded()
         for part in self.parts:
-            part.attach()
+            if self.attached and self.is_held:  # which a part may find to have ended
+                part.before_forward(user, args, kwargs or {})
 
-    def before_forward(self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The hook of every module that uses the weight."""
+    def while_compiling(self) -> None:
+        """Once, when a call is compiled or exported, as whose constants weights may go."""
+        if self.is_held or torch.compiler.is_exporting():  # which puts fake tensors in its place
+            self.after_step()
+
+    while_compiling._dynamo_marked_constant = True  # type: ignore[attr-defined]  # run, and not traced
+
+    def used_by(self, user: nn.Module) -> nn.Module | None:
+        """The layer whose weight a call of this module uses."""
+        return next(
+            (layer for layer, known in zip(self.layers, self.users, strict=True) if known is user), None
+        )
+
+    def _displaced(self, user: nn.Module, layer: nn.Module) -> None:
+        """The layer is called with another tensor: for this call only, or exchanged for good."""
+        tensor = layer._parameters.get("weight")
+        if tensor is not None and tensor.is_meta:
+            return  # its values are elsewhere, as when they are offloaded
+        if tensor is not None and (not isinstance(tensor, nn.Parameter) or within_functional_call()):
+            masked_for_one_call(self.name, user, layer, self.mask)
+        else:
+            self.together.survey()
+
+    def _meet(self, user: nn.Module) -> None:
+        """Be called by a module that was never pruned: it was made from a pruned one, with its hooks."""
+        if self.attached and self.holds(user):  # as layers for quantization-aware training do
+            self._unhook()
+            self.layers, self.users = (*self.layers, user), (*self.users, user)
+            self._hook()
+        elif not self.attached or not any(layer in self.layers for layer in user.modules()):
+            hooks = user._forward_pre_hooks
+            for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
+                del hooks[key]
+
+    def catch_up(self) -> str | None:
+        """Follow the parameters that the layers have now; what is the matter with those it cannot follow."""
+        homes: dict[int, list[int]] = {}
+        reasons = []
+        for index, layer in enumerate(self.layers):
+            tensor = layer._parameters.get("weight")
+            away = tensor is not None and tensor.is_meta
+            reason = None if away else _misfit(layer, tensor, self.mask)
+            if reason:
+                reasons.append(reason)
+            else:
+                homes.setdefault(id(self.parameter if away else tensor), []).append(index)
+        if reasons or homes.keys() != {id(self.parameter)}:
+            self._move(list(homes.values()))
+        return reasons[0] if reasons else None
+
+    def _move(self, homes: list[list[int]]) -> None:
+        """Prune the layers of each of these lists, which share a parameter; leave the others."""
+        layers, users = self.layers, self.users
+        self._clear()
+        if not homes:
+            self._end()
+        for number, places in enumerate(homes):
+            its = tuple(layers[place] for place in places), tuple(users[place] for place in places)
+            state = self if not number else self._twin()
+            state.layers, state.users = its
+            held = its[0][0]._parameters["weight"]
+            if held is not None and not held.is_meta and held is not state.parameter:
+                state.parameter = held
+                for part in state.parts:
+                    part.adopt()
+            state.keep()
+            state._hook()
+
+    def _twin(self) -> PrunedWeight:
+        """A state of its own for layers that held this weight and now hold another."""
+        twin = PrunedWeight(WeightTensor(self.name, self.parameter, ()), (), self.kinds, self.together)
+        twin.mask, twin.backup, twin.attached = self.mask, self.backup, True
+        self.together.add(twin)
+        return twin
+
+    def convert(self, layer: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """In place of the layer's `_apply`, which every `.to()` comes to: mask and backup follow."""
+        held = self.holds(layer)
+        type(layer)._apply(layer, fn, recurse)  # type: ignore[no-untyped-call]
+        now = layer._parameters.get("weight")
+        if held and now is not None:
+            self.parameter = now  # another object, as torch's flags may ask for
+        self.follow()
+        self.together.forget_places()
+        return layer
+
+    def follow(self) -> None:
+        """Take mask and backup to where the parameter is, in its dtype."""
+        parameter = self.parameter
+        if not parameter.is_meta:  # where values, and a mask, would be lost
+            self.keep(self.mask.to(parameter.device), self.backup.to(parameter.device, parameter.dtype))
         for part in self.parts:
-            part.before_forward(user, args, kwargs)
+            part.refresh()
+
+    def fitting_mask(self) -> Tensor:
+        """The mask, on the device of the parameter, whose values may have been exchanged for others."""
+        parameter = self.parameter
+        if self.mask.device != parameter.device or (self.has_backup and self.backup.dtype != parameter.dtype):
+            self.follow()
+        return self.mask
+
+    def after_step(self) -> None:
+        """An optimizer has moved the parameter."""
+        for part in self.parts:
+            part.after_step()
 
     def exchange(self, mask: Tensor) -> None:
         """Prune by this mask from now on. The tensor of the old one stays, for graphs that hold it."""
         for part in self.parts:
             part.before_change()
-        self.keep(MASK, mask.to(self.parameter.device))
+        self.keep(mask=mask.to(self.parameter.device))
         for part in self.parts:
             part.after_change()
 
@@ -133,19 +269,58 @@ class PrunedWeight:
     def detach(self) -> None:
         """Put the original values back and take every trace off the layers."""
         for part in self.parts:
-            part.detach()
+            part.restore()
+        self._clear()
+        self._end()
+
+    def _end(self) -> None:
+        self.attached = False
+        self.together.remove(self)
+
+    def _hook(self) -> None:
+        for layer, user in zip(self.layers, self.users, strict=True):
+            vars(layer)["_apply"] = partial(self.convert, layer)
+            for module in {layer, user}:
+                hook = module.register_forward_pre_hook(self.before_forward, prepend=True, with_kwargs=True)
+                self.handles.append(hook)
+            for part in self.parts:
+                for handle in part.hooks(layer, user):  # one by one, so that each is removed whatever happens
+                    self.handles.append(handle)
+        self.keep()
+        for part in self.parts:
+            part.refresh()
+
+    def _unhook(self) -> None:
+        for part in self.parts:
+            part.unhook()
         while self.handles:
             self.handles.pop().remove()
+
+    def _clear(self) -> None:
+        """Take every trace off the layers."""
+        self._unhook()
         for layer in self.layers:
-            vars(layer).pop(STATE, None)
-            for name in (MASK, BACKUP):
-                if name in layer._buffers:
-                    delattr(layer, name)
+            for name in (STATE, MASK, BACKUP, "_apply"):
+                vars(layer).pop(name, None)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy, or what was pickled: it holds zeros, whatever was written to the original."""
+        vars(self).update(state)
+        if self.attached:
+            self.together.watch()
+            self.together.add(self)
+            for part in self.parts:
+                part.refresh()
+                part.after_step()
 
 
-def kept_by(layer: nn.Module, name: str) -> Tensor | None:
-    """The tensor that a layer keeps under this name, also a copy of a pruned layer."""
-    return layer._buffers.get(name)
+def _misfit(layer: nn.Module, tensor: Tensor | None, mask: Tensor) -> str | None:
+    """Why a mask cannot act on what a layer has for a weight now."""
+    if tensor is None:
+        return f"is no longer a parameter of its {type(layer).__name__}, but computed, or gone"
+    if tensor.shape != mask.shape:
+        return f"has now shape {tuple(tensor.shape)}, its mask {tuple(mask.shape)}"
+    return None
 
 
 def pruned_weight(layer: nn.Module) -> PrunedWeight | None:

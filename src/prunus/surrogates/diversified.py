@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from prunus.application.applying import put_on
 from prunus.application.detour import StandIn
 from prunus.application.passes import PASSES
 from prunus.checks import check_fraction, check_whole, choose
 from prunus.masks import Masks
 from prunus.selection.draw import Candidates
 from prunus.selection.ranking import Choice, rank
+from prunus.surrogates.recomputed import Drawn
 from prunus.surrogates.surrogate import Surrogate, stream
-from prunus.verbs import apply_masks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -102,6 +103,7 @@ class Diversified(Surrogate):
         )
         self.masks: Masks | None = None
         self._draws = self._used = 0
+        self._drawn = Drawn[Masks]()
 
     def __repr__(self) -> str:
         plan, name = self._plan, type(self.wrapped).__name__
@@ -131,11 +133,15 @@ class Diversified(Surrogate):
 
     def _changed(self, *args: Any, **kwargs: Any) -> Any:
         """The output of the network under the masks that are due."""
+        masks = self._due() if not self._plan.every and self.masks else self._drawn.once(self._due)
+        return self._run(masks, *args, **kwargs)
+
+    def _due(self) -> Masks:
         masks = self.masks
         if masks is None or (self._plan.every and self._used >= self._plan.every):
             masks = self.redraw()
         self._used += 1
-        return self._run(masks, *args, **kwargs)
+        return masks
 
     def _unchanged(self, *args: Any, **kwargs: Any) -> Any:
         """The output of the network, or with `predict="pruned"` that under mask number 0."""
@@ -154,7 +160,9 @@ class Diversified(Surrogate):
         private: dict[Tensor, Tensor] = {
             p: nn.Parameter(p.detach().clone(), requires_grad=False) for p in self.parameters()
         }
-        return apply_masks(self._copy(private), masks, self._plan.passes)(*args, **kwargs)
+        copy = self._copy(private)
+        put_on(copy, masks, self._plan.passes)
+        return copy(*args, **kwargs)
 
 
 def _interval(redraw: str | int) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from prunus.checks import check_fraction, check_whole
 from prunus.selection.draw import bernoulli
+from prunus.surrogates.recomputed import Drawn
 from prunus.surrogates.surrogate import Surrogate, stream
 from prunus.weights import Layers, Patterns, find_weights
 
@@ -38,10 +39,10 @@ class Ghost(Surrogate):
         owners = [owner for w in find_weights(model, layers, include, exclude).values() for owner in w.owners]
         names = [name for name, module in model.named_modules() if module in owners]
         self.draws, self._rate, self._seed, self._layers = 0, rate, check_whole("seed", seed), names
+        self._drawn = Drawn[int]()
 
     def _changed(self, *args: Any, **kwargs: Any) -> Any:
-        self.draws += 1
-        generator, copy = stream(self._seed, self.draws), self._copy()
+        generator, copy = stream(self._seed, self._drawn.once(self._next)), self._copy()
 
         def drop(module: nn.Module, args: object, output: Tensor) -> Tensor:
             dropped = bernoulli(output.numel(), self._rate, generator).view(output.shape).to(output.device)
@@ -50,3 +51,7 @@ class Ghost(Surrogate):
         for name in self._layers:
             copy.get_submodule(name).register_forward_hook(drop, prepend=True)
         return copy(*args, **kwargs)
+
+    def _next(self) -> int:
+        self.draws += 1
+        return self.draws
