@@ -167,6 +167,44 @@ def test_masks_of_another_network() -> None:
     assert_same(model, before)
 
 
+def test_masks_of_what_a_network_wraps_and_of_a_wrapper() -> None:
+    """The message says what to do, and that works."""
+    bare = small_net()
+    masks = prunus.make_masks(bare, 0.5)
+    for wrapper, prefix in (
+        (nn.DataParallel(bare), "module."),
+        (torch.compile(bare), "_orig_mod."),
+        (nn.DataParallel(torch.compile(bare)), "module._orig_mod."),  # type: ignore[type-var]
+        (nn.Sequential(nn.Identity(), nn.ModuleDict({"body": bare})), "1.body."),
+    ):
+        assert isinstance(wrapper, nn.Module)
+        with pytest.raises(
+            ValueError, match=rf"no weight '0\.weight'.*'{prefix}': apply them to (.*)"
+        ) as caught:
+            prunus.apply_masks(wrapper, masks)
+        advised = eval(str(caught.value).rpartition("apply them to ")[2], {"model": wrapper})
+        prunus.restore(prunus.apply_masks(advised, masks))
+        assert advised is bare
+        of_wrapper = prunus.make_masks(wrapper, 0.5)
+        with pytest.raises(ValueError, match=rf"'{prefix}', which those of the masks have: apply ") as caught:
+            prunus.apply_masks(bare, of_wrapper)
+        renamed = str(caught.value).rpartition("have: apply ")[2]
+        assert eval(renamed, {"prunus": prunus, "masks": of_wrapper}) == masks
+
+
+def test_masks_that_two_parts_of_a_network_could_have_or_that_fit_in_part() -> None:
+    masks = prunus.make_masks(small_net(), 0.5)
+    twins = nn.ModuleDict({"a": small_net(), "b": small_net()})
+    with pytest.raises(ValueError, match=r"'a\.' or 'b\.': apply them to model\.a or model\.b$"):
+        prunus.apply_masks(twins, masks)
+    with pytest.raises(ValueError, match=r"it has no weight '0\.weight'$"):
+        prunus.apply_masks(nn.ModuleDict({"a": small_net()[:1]}), masks)
+    with pytest.raises(ValueError, match=r"it has no weight 'a\.0\.weight'$"):
+        prunus.apply_masks(small_net(), prunus.make_masks(twins, 0.5))
+    with pytest.raises(ValueError, match=r"it has no weight '0\.weight'$"):
+        masks & prunus.make_masks(twins, 0.5)
+
+
 @pytest.mark.parametrize("criterion", ["gradient", "taylor"])
 def test_gradient_criteria_without_gradients(criterion: str) -> None:
     with pytest.raises(ValueError, match=r"0\.weight has no gradients.*its \.grad is None; .*fill_grad"):

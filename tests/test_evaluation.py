@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections import UserDict
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +78,192 @@ def test_labels_and_outputs_that_do_not_fit() -> None:
         prunus.evaluate(nn.Identity(), [(torch.zeros(3), torch.zeros(3, dtype=torch.long))])
     with pytest.raises(ValueError, match="loader is empty"):
         prunus.evaluate(nn.Identity(), [])
+
+
+class Named(nn.Module):
+    """As Hugging Face models are called, and what they give."""
+
+    def __init__(self, wrap: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.wrap = wrap
+
+    def forward(self, pixel_values: Tensor, scale: Tensor | None = None, labels: Tensor | None = None) -> Any:
+        assert labels is None  # with which the model would compute a loss that nobody reads
+        return self.wrap(pixel_values if scale is None else pixel_values * scale)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"logits": x}, lambda x: SimpleNamespace(logits=x)])
+def test_batches_by_name_and_outputs_with_logits(wrap: Callable[[Tensor], Any]) -> None:
+    images, labels, model = torch.eye(6), torch.tensor([0, 1, 2, 3, 0, 0]), Named(wrap)
+    expected = prunus.evaluate(nn.Identity(), [(images, labels)])
+    assert (expected.correct, expected.images) == (4, 6)
+    batch = {"labels": labels, "pixel_values": images}
+    assert prunus.evaluate(model, [batch]) == prunus.evaluate(model, [UserDict(batch)]) == expected
+    assert prunus.evaluate(model, [{"label": labels, "img": images}]) == expected
+    assert prunus.evaluate(nn.DataParallel(model), [batch]) == expected
+    assert prunus.evaluate(model, [{**batch, "scale": torch.tensor(-1)}]).correct == 0
+    assert prunus.evaluate(nn.Identity(), [[images, labels.to(torch.uint8)]]) == expected
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"pixel_values": torch.eye(2)}, "keys 'pixel_values': expected targets at \"labels\""),
+        ({"labels": torch.zeros(2)}, "keys 'labels': .*beside them what the model takes"),
+        (
+            {"pixel_values": 1, "idx": 2, "labels": torch.zeros(2)},
+            "loader gives 'idx' .*Named.forward does not",
+        ),
+        (torch.eye(2), "loader gives batches of the form Tensor: expected"),  # would unpack, row by row
+        ((torch.eye(2),), "batches of the form tuple of 1"),
+        ((torch.eye(2), torch.zeros(2), torch.zeros(2)), "batches of the form tuple of 3"),
+        ((torch.eye(2), torch.tensor(1)), "the targets tensor\\(1\\), expected a batch"),
+        ((torch.eye(2), [0, 1]), "labels must be a tensor of class indices.*got list.*give metric="),
+        ((torch.eye(2), torch.zeros(2)), "class indices.*got torch.float32; for a regression.*give metric="),
+        ((torch.eye(2), torch.eye(2)), "class indices.*got torch.float32"),
+        ((torch.eye(2), torch.eye(2) > 0), "class indices.*got torch.bool"),
+        (
+            (torch.eye(2), torch.tensor([[0], [1]])),
+            r"labels have shape \(2, 1\) where the model gives logits \(2, 2\)",
+        ),
+        ((torch.eye(2), torch.tensor([0, 1, 1])), r"labels have shape \(3,\)"),
+        (
+            (torch.ones(2, 1), torch.tensor([3, 7])),
+            "from 3 to 7, but the model has 1 classes; .*give metric=",
+        ),
+        (
+            (torch.zeros(2, 5, 9), torch.zeros(2, 5, dtype=torch.long)),
+            r"shape \(2, 5, 9\), as of a language model .*give metric=",
+        ),
+        (
+            (torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long)),
+            r"shape \(2, 3, 4, 4\); else give metric=",
+        ),
+    ],
+)
+def test_what_is_no_classification_is_refused(batch: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prunus.evaluate(Named(lambda x: x), [batch])
+
+
+def test_outputs_without_logits() -> None:
+    with pytest.raises(ValueError, match=r"outputs with \.logits, got tuple; .* give metric="):
+        prunus.evaluate(Named(lambda x: (x, x)), [(torch.eye(2), torch.tensor([0, 1]))])
+
+
+class Total:
+    """A metric that keeps writing to the tensor that it gave."""
+
+    def __init__(self) -> None:
+        self.sum = torch.tensor([7.0, 7.0])
+
+    def reset(self) -> None:
+        self.sum.zero_()
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.sum += torch.stack([outputs.sum(), targets.sum()])
+
+    def compute(self) -> dict[str, Any]:
+        return {"both": self.sum, "first": self.sum[0]}
+
+
+def test_a_metric_in_place_of_accuracy() -> None:
+    inputs, targets = torch.randn(7, 2), torch.randn(7, 2)
+    loader = [(inputs[:4], targets[:4]), {"x": inputs[4:], "labels": targets[4:]}]
+    result = prunus.evaluate(nn.Identity(), loader, metric=nn.MSELoss())
+    assert result.metric == pytest.approx(F.mse_loss(inputs, targets).item())  # of unequal batches
+    assert result.images == 7
+    assert result.correct is result.correct5 is result.loss is None
+    with pytest.raises(AttributeError, match=r"no top1 was counted: metric= was given"):
+        _ = result.top1
+    metric = Total()
+    first = prunus.evaluate(nn.Identity(), loader, metric=metric).metric
+    again = prunus.evaluate(nn.Identity(), [(inputs * 2, targets)], metric=metric).metric
+    assert first["both"].tolist() == pytest.approx([inputs.sum().item(), targets.sum().item()], rel=1e-4)
+    assert isinstance(first["first"], float)
+    assert again["first"] == pytest.approx(2 * first["first"], rel=1e-4)
+
+
+def test_a_metric_sees_whatever_the_model_gives_in_single_precision_and_out_of_autocast() -> None:
+    seen: list[Any] = []
+
+    def metric(outputs: Any, targets: Any) -> int:
+        seen.append((outputs, torch.is_autocast_enabled("cpu"), torch.is_grad_enabled(), len(targets)))
+        return 0
+
+    prunus.evaluate(nn.Linear(2, 3), [(torch.eye(2), torch.eye(2))], torch.bfloat16, metric=metric)
+    pair = nn.Module()
+    pair.forward = lambda x: (x, x)  # type: ignore[method-assign, assignment]
+    boxes = [{"boxes": torch.zeros(3, 4)}, {"boxes": torch.zeros(1, 4)}]  # as detection has them
+    assert prunus.evaluate(pair, [([torch.eye(2), torch.eye(3)], boxes)], metric=metric).images == 2
+    (single, *how), (tuples, *_) = seen
+    assert (single.dtype, how) == (torch.float32, [False, False, 2])
+    assert isinstance(tuples, tuple)
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "message"),
+    [
+        (nn.MSELoss(reduction="none"), ValueError, r"one number a batch, got a tensor \(2, 2\)"),
+        (lambda outputs, targets: None, ValueError, "one number a batch, got None"),
+        ("f1", TypeError, "metric must be an object with update, compute and reset.*got 'f1'"),
+        (nn.MSELoss, TypeError, "got the class MSELoss"),
+        (Total, TypeError, "got the class Total"),
+    ],
+)
+def test_what_is_no_metric(metric: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        prunus.evaluate(nn.Identity(), [(torch.eye(2), torch.eye(2))], metric=metric)
+
+
+def test_metrics_of_torchmetrics() -> None:
+    torchmetrics = pytest.importorskip("torchmetrics")
+    model, options = digits.load_network("plain"), {"task": "multiclass", "num_classes": 10}
+    accuracy = torchmetrics.Accuracy(**options, average="micro")
+    accuracy.update(torch.eye(10), torch.zeros(10, dtype=torch.long))  # is forgotten
+    result = prunus.evaluate(model, batches(), metric=accuracy)
+    assert 100 * result.metric == pytest.approx(prunus.evaluate(model, batches()).top1)
+    both = torchmetrics.MetricCollection([accuracy, torchmetrics.ConfusionMatrix(**options)])
+    values = prunus.evaluate(model, batches(), metric=both).metric
+    assert values["MulticlassAccuracy"] == result.metric
+    assert values["MulticlassConfusionMatrix"].sum() == 899
+    regression = prunus.evaluate(
+        nn.Identity(), [(IMAGES[1].float(), IMAGES[1] + 0.5)], metric=torchmetrics.MeanSquaredError()
+    )
+    assert regression.metric == 0.25
+
+
+def test_a_sweep_by_a_metric() -> None:
+    model = digits.load_network("plain")
+    points = prunus.sweep(model, batches(), p_prune=(0, 0.6), metric=F.cross_entropy)
+    accuracy = prunus.sweep(model, batches(), p_prune=(0, 0.6))
+    for point, other in zip(points, accuracy, strict=True):
+        assert point.result.metric == pytest.approx(other.result.loss, rel=1e-5)
+        assert f"metric {point.result.metric}" in repr(point)
+    assert points[0].result.metric < points[1].result.metric
+
+
+def test_models_and_batches_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = transformers.ViTConfig(**size, image_size=8, patch_size=4, num_labels=3)
+    images, labels = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+    model = transformers.ViTForImageClassification(config).eval()
+    right = model(images).logits.argmax(1)
+    assert prunus.evaluate(model, [{"pixel_values": images, "labels": right}]).top1 == 100
+    assert prunus.evaluate(model, [(images, right)]).top1 == 100
+    words = {"input_ids": torch.randint(0, 20, (6, 5)), "attention_mask": torch.ones(6, 5, dtype=torch.long)}
+    words["attention_mask"][:, 3:] = 0
+    bert = transformers.BertConfig(**size, vocab_size=20, num_labels=3)
+    text = transformers.BertForSequenceClassification(bert).eval()
+    batch = transformers.BatchEncoding({**words, "labels": labels})
+    loss = prunus.evaluate(text, [batch]).loss
+    assert loss == pytest.approx(text(**batch).loss.item(), rel=1e-5)
+    speaker = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    )
+    with pytest.raises(ValueError, match=r"\(6, 5, 20\), as of a language model"):
+        prunus.evaluate(speaker, [{**words, "labels": words["input_ids"]}])
 
 
 def test_a_point_of_a_sweep_is_what_prune_and_evaluate_give() -> None:

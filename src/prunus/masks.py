@@ -168,7 +168,8 @@ def check_same_weights(masks: Masks, shapes: Mapping[str, torch.Size], whole: bo
     """
     for name, mask in masks.items():
         if name not in shapes:
-            raise ValueError(f"masks belong to another network: it has no weight {name!r}")
+            hint = _hint(masks, shapes) if not whole else ""
+            raise ValueError(f"masks belong to another network: it has no weight {name!r}{hint}")
         if mask.shape != shapes[name]:
             raise ValueError(
                 f"masks belong to another network: mask of {name!r} has shape {tuple(mask.shape)}, "
@@ -176,3 +177,25 @@ def check_same_weights(masks: Masks, shapes: Mapping[str, torch.Size], whole: bo
             )
     if whole and (missing := shapes.keys() - masks.keys()):
         raise ValueError(f"masks belong to different weights: no mask for {min(missing)!r}")
+
+
+def _hint(masks: Masks, shapes: Mapping[str, torch.Size]) -> str:
+    """What to do where names differ only by what a wrapper of the network puts before them."""
+    first = next(iter(masks))
+    outer = [name.removesuffix(first) for name in shapes if name.endswith(f".{first}")]
+    outer = [prefix for prefix in outer if all(prefix + name in shapes for name in masks)]
+    if outer:
+        wrapped = " or ".join(map(_written, outer))
+        return f"; the names differ by the prefix {' or '.join(map(repr, outer))}: apply them to {wrapped}"
+    heads = [first[: at + 1] for at, letter in enumerate(first) if letter == "."]
+    for head in heads:
+        if all(name.startswith(head) and name.removeprefix(head) in shapes for name in masks):
+            bare = f"prunus.Masks({{name.removeprefix({head!r}): m for name, m in masks.items()}})"
+            return f"; the names differ by the prefix {head!r}, which those of the masks have: apply {bare}"
+    return ""
+
+
+def _written(prefix: str) -> str:
+    """As code, the part of `model` whose weights have this prefix."""
+    parts = prefix.removesuffix(".").split(".")
+    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in parts)

@@ -87,7 +87,7 @@ WEIGHTS = option(
     recorded=False,
     type=Names(),
     help="One for each network, or one for all: a torchvision enum name, a state_dict file "
-    "(.pth, .safetensors) or none.  [default: the pretrained ones]",
+    "or training checkpoint (.pth, .safetensors) or none.  [default: the pretrained ones]",
 )
 
 
@@ -109,7 +109,11 @@ class WhichNetworks:
         from prunus.inputs.networks import Preprocessing, load_networks
 
         preprocessing = Preprocessing(images.image_size, images.mean, images.std)
-        return load_networks(self.arch, self.weights, preprocessing)
+        networks = load_networks(self.arch, self.weights, preprocessing)
+        for network in networks:
+            if network.unwrapped:
+                click.echo(network.unwrapped, err=True)
+        return networks
 
 
 @dataclass(frozen=True)

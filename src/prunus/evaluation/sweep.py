@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prunus.application.applying import unpruned
 from prunus.application.passes import PASSES
 from prunus.checks import check_fraction, choose, chosen
-from prunus.evaluation.evaluate import Result, evaluate
+from prunus.evaluation.evaluate import Metric, Result, evaluate
 from prunus.masks import Masks
 from prunus.scores.criteria import CRITERIA, Criterion
 from prunus.scores.evidence import Evidence
@@ -66,7 +66,8 @@ class Point:
     def __repr__(self) -> str:
         setting, result = self.setting, self.result
         how = f"p_prune={setting.p_prune:g}, p_bern={setting.p_bern:g}, {setting.granularity!r}"
-        return f"Point({how}: {self.pruned:,} of {self.weights:,} weights pruned, top-1 {result.top1:.2f}%)"
+        found = f"top-1 {result.top1:.2f}%" if result.correct is not None else f"metric {result.metric}"
+        return f"Point({how}: {self.pruned:,} of {self.weights:,} weights pruned, {found})"
 
     @property
     def pruned(self) -> int:
@@ -113,11 +114,12 @@ def _several(value: Any) -> list[Any]:
 
 def measure(
     model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
+    loader: Iterable[Any],
     settings: Iterable[Setting],
     *,
     evidence: Evidence | None = None,
     amp: torch.dtype | None = None,
+    metric: Metric | None = None,
     **which: Unpack[Which],
 ) -> Iterator[Point]:
     """Measure settings one by one. Neighbours that rank alike are ranked once.
@@ -146,7 +148,7 @@ def measure(
             else:
                 with unpruned(model):
                     apply_masks(model, masks, setting.passes)
-                    result = evaluate(model, loader, amp)
+                    result = evaluate(model, loader, amp, metric=metric)
             clean = clean if masks.pruned else result
             yield Point(setting, result, masks.counts)
 
@@ -162,7 +164,7 @@ def _masks(
 
 def sweep(
     model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
+    loader: Iterable[Any],
     *,
     p_prune: Sequence[float] | float,
     p_bern: Sequence[float] | float = 1.0,
@@ -177,6 +179,7 @@ def sweep(
     exclude: Patterns | None = (),
     evidence: Evidence | None = None,
     amp: torch.dtype | None = None,
+    metric: Metric | None = None,
 ) -> list[Point]:
     """Accuracy at every combination of the given values; the model is left as it was.
 
@@ -184,13 +187,14 @@ def sweep(
 
     Args:
         model: from images to logits; of a pruned one, the original weights are pruned.
-        loader: (images, labels) batches, read once for every point.
+        loader: (images, labels) batches, or others that `evaluate` takes; read once for every point.
         p_prune: one fraction in [0, 1] or several; likewise `p_bern`.
         granularity: one name or several; likewise `criterion` and `scope` (names or functions) and
             `seeds`. See `prunus.rank`.
         norm: see `prunus.rank`; likewise `layers`, `include`, `exclude`, `evidence`.
         passes: "both", "backward" or "forward".
         amp: run under autocast in this dtype; default off.
+        metric: measure this in place of accuracy, see `evaluate`.
 
     Returns:
         Points in the order granularity, criterion, scope, seed, p_bern, p_prune: `.setting`,
@@ -198,7 +202,7 @@ def sweep(
 
     Raises:
         TypeError: `loader` can be read only once.
-        ValueError: as `prunus.rank` and `evaluate` do.
+        TypeError, ValueError: as `prunus.rank` and `evaluate` do.
 
     Example:
         >>> import prunus
@@ -211,4 +215,4 @@ def sweep(
         raise TypeError("loader is an iterator, which can be read once only: give a DataLoader or a list")
     settings = grid(p_prune, p_bern, granularity, criterion, scope, norm, passes, seeds)
     which: Which = {"layers": layers, "include": include, "exclude": exclude}
-    return list(measure(model, loader, settings, evidence=evidence, amp=amp, **which))
+    return list(measure(model, loader, settings, evidence=evidence, amp=amp, metric=metric, **which))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +14,12 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torch.utils.data import Dataset, TensorDataset
 
 from prunus.extras import need
 from prunus.inputs import digits
+from prunus.inputs.checkpoints import fitted, read_state_dict
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,7 @@ class Network:
         transform: from a PIL image to its input; None where it takes pixels in [0, 1] as they are.
         code: the file that it was built by.
         bundled: reads the data set that comes with the network, its training split or the other.
+        unwrapped: what was done to its weights file so that it fits, in words; "" where nothing was.
     """
 
     name: str
@@ -64,6 +63,7 @@ class Network:
     transform: Callable[[Any], Tensor] | None = None
     code: bytes = b""
     bundled: Callable[[bool], Dataset[Any]] | None = None
+    unwrapped: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -84,8 +84,13 @@ def load_network(
         arch: a torchvision name, `timm:NAME`, `FILE.py:callable` or `digits:NAME`.
         weights: a torchvision enum name, a state_dict file (.pth, read without running code, or
             .safetensors), or "none"; default the pretrained ones, and for FILE.py:callable
-            whatever the callable returns.
+            whatever the callable returns. A training checkpoint is read at its key "state_dict", "model" or
+            the like, without the prefixes of wrappers (`module.`, `_orig_mod.`, Lightning's `model.`), and
+            with the masks of torch.nn.utils.prune multiplied in.
         preprocessing: in place of that of the network; default its own.
+
+    Returns:
+        The network; its `.unwrapped` says what was done to the weights file.
 
     Raises:
         ValueError: no such network or weights, or weights that do not fit.
@@ -98,7 +103,7 @@ def load_network(
         torch.default_generator.manual_seed(0)  # weights that are not loaded are the same in every run
         network = source(name, "none" if is_file else weights)
     if is_file and path is not None:
-        _load_weights(network.model, path, arch)
+        network = replace(network, unwrapped=_load_weights(network.model, path, arch))
     if preprocessing is not None and preprocessing != Preprocessing():
         network = replace(network, transform=preprocessing.transform(), bundled=None)
     network.model.eval()
@@ -232,40 +237,13 @@ def _running(path: str, arch: str) -> Iterator[ModuleType]:
         sys.path.pop(0)
 
 
-def _load_weights(model: nn.Module, path: Path, arch: str) -> None:
-    state = read_state_dict(path)
-    if not any(name.startswith("module.") for name in model.state_dict()):
-        consume_prefix_in_state_dict_if_present(state, "module.")  # saved from DataParallel
+def _load_weights(model: nn.Module, path: Path, arch: str) -> str:
+    """What had to be done to the file for that, in words."""
+    held, steps = read_state_dict(path)
     try:
+        state, more = fitted(held, model.state_dict())
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not fit {arch}: {reason[:300]}") from error
-
-
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The tensors of a .safetensors or torch file, onto the CPU, without running code.
-
-    A training checkpoint is read at its key "state_dict".
-
-    Raises:
-        ValueError: no such file, or not a state_dict.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no weights file {os.fspath(path)!r}")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files make the readers raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path} is not a readable state_dict (truncated, or more than tensors): {reason}"
-        ) from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        raise ValueError(f"{path} is not a state_dict: expected names and tensors")
-    return dict(state)
+    return f"{path}: {', '.join([*steps, *more])}" if steps or more else ""
