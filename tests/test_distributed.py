@@ -129,7 +129,9 @@ WAYS = {
     "FSDP2": lambda m: fully_shard(m, mesh=mesh),
     "FSDP2 of a layer": lambda m: (fully_shard(m[0], mesh=mesh), m)[1],
     "FSDP2 around it": within,
-    "tensor parallel": lambda m: parallelize_module(m, mesh, {"0": ColwiseParallel(output_layouts=Replicate())}),
+    "tensor parallel": lambda m: parallelize_module(
+        m, mesh, {"0": ColwiseParallel(output_layouts=Replicate())}
+    ),
     "FSDP1": lambda m: FullyShardedDataParallel(m, device_id=torch.device("cpu")),
     "FSDP1, original parameters": lambda m: FullyShardedDataParallel(
         m, device_id=torch.device("cpu"), use_orig_params=True
@@ -174,9 +176,8 @@ os._exit(0)
 def test_two_processes(script: str, tmp_path: Path) -> None:
     (tmp_path / "ranks.py").write_text(script)
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-        + [str(tmp_path / "ranks.py")],
-        cwd=Path(__file__).parents[1],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "ranks.py"],
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -22,8 +22,8 @@ def masked_for_one_call(name: str, user: nn.Module, layer: nn.Module, mask: Tens
     assert tensor is not None
     if _is_batched(tensor):
         raise RuntimeError(
-            f"{name} is pruned, and vmap runs it on a stack of several networks' parameters, each with a mask "
-            "of its own: what was stacked holds its zeros, so let torch.func.functional_call run an unpruned "
+            f"{name} is pruned, and vmap runs it on a stack of several networks' parameters, each with a "
+            "mask of its own: what was stacked holds its zeros, so let functional_call run an unpruned "
             "network, prunus.restore(copy.deepcopy(model))"
         )
     _put(layer, _masked(tensor, mask))

@@ -26,8 +26,8 @@ from prunus.weights import is_plain
 class Zeros(Part):
     """Pruned weights are zero in the tensor; `weight_orig` keeps what they were.
 
-    Not every write leaves a trace (one through `.data` does not), and so zeros are written before every forward
-    and state_dict without asking whether that is needed. It costs one pass over the weights.
+    Not every write leaves a trace (one through `.data` does not), and so zeros are written before every
+    forward and state_dict without asking whether that is needed. It costs one pass over the weights.
     """
 
     def attach(self) -> None:

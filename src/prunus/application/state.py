@@ -1,9 +1,9 @@
 """The state of one pruned weight tensor.
 
-It stands on every layer that holds the tensor, at one attribute, where deepcopy and pickle copy it. Mask and
-backup stand beside it, as `weight_mask` and `weight_orig`. They are plain attributes, which follow `.to()`, and
-not buffers, which averages, DDP and exports would take for the network's own. What the mask does to the passes
-is the business of the parts.
+It stands on every layer that holds the tensor, at one attribute, where deepcopy and pickle copy it. Mask
+and backup stand beside it, as `weight_mask` and `weight_orig`: attributes, which follow `.to()`, and not
+buffers, which averages, DDP and exports would take for the network's own. What the mask does to the passes is
+the business of the parts.
 """
 
 from __future__ import annotations

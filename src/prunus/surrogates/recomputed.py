@@ -38,8 +38,7 @@ class Drawn(Generic[T]):
         if torch._C._current_graph_task_id() != -1:
             raise RuntimeError(
                 "a backward pass runs a surrogate again, and which mask its forward had is not known: of "
-                "torch.utils.checkpoint use use_reentrant=False, not nested, and without other hooks on what is "
-                'saved for the backward pass; or redraw="manual"'
+                'torch.utils.checkpoint use use_reentrant=False, not nested; or redraw="manual"'
             )
         value = draw()
         if frame is not None:
@@ -56,7 +55,7 @@ def _region() -> tuple[Any, object]:
     pack = inspect.unwrap(hooks[0]) if hooks else None
     if getattr(pack, "__module__", None) != "torch.utils.checkpoint":
         return None, None
-    known = inspect.getclosurevars(pack).nonlocals  # type: ignore[arg-type]
+    known = inspect.getclosurevars(pack).nonlocals
     if "target_frame_ref" in known:
         return known["target_frame_ref"](), known["gid"]
     return known.get("frame"), None
