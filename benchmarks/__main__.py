@@ -37,6 +37,8 @@ def main(rounds: int, target: Path) -> None:
         costs.ratios(rounds),
         *costs.steps(rounds, trains=False),
         *costs.steps(rounds, trains=True),
+        costs.training(rounds),
+        costs.inference(rounds),
         costs.memory(),
         costs.billion(),
     ]

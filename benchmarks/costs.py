@@ -118,6 +118,43 @@ def steps(rounds: int, trains: bool) -> Iterator[Row]:
         yield {"what": f"step with {name}, parameters {kind}", **measure.by_turns(tasks, rounds)}
 
 
+def training(rounds: int) -> Row:
+    """Forward, backward and a step of SGD with momentum, after each of which pruned weights are zero."""
+    plain = network()
+    pruned = prunus.global_prune(copy.deepcopy(plain), 0.5)
+    x = torch.randn(4, 3, 224, 224)
+
+    def task(model: nn.Module) -> Task:
+        optimizer = torch.optim.SGD(model.parameters(), 1e-9, momentum=0.9)
+
+        def step() -> None:
+            model(x).sum().backward()
+            optimizer.step()
+
+        return Task(step, optimizer.zero_grad)
+
+    tasks = {"plain step": task(plain), "prunus": task(pruned)}
+    return {"what": "training step under global_prune", **measure.by_turns(tasks, rounds)}
+
+
+def inference(rounds: int) -> Row:
+    """A forward pass without gradients, of one image, before which zeros are written again."""
+    plain = network().eval().requires_grad_(False)
+    pruned = prunus.global_prune(copy.deepcopy(plain), 0.5)
+    for_good = prunus.global_prune(copy.deepcopy(plain), 0.5, keep_original=False)
+    x = torch.randn(1, 3, 224, 224)
+
+    def task(model: nn.Module) -> Task:
+        def forward() -> None:
+            with torch.no_grad():
+                model(x)
+
+        return Task(forward)
+
+    tasks = {"plain forward": task(plain), "prunus": task(pruned), "for good": task(for_good)}
+    return {"what": "forward of one image under global_prune", **measure.by_turns(tasks, rounds)}
+
+
 def peak(select: contenders.Select) -> int:
     """Bytes a selection took at most beyond its masks."""
     select(linear_stack(10**5, torch.float32), FRACTION)  # for what is loaded at the first call
