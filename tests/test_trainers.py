@@ -38,10 +38,10 @@ def check(model: nn.Module | dict[str, Tensor], masks: prunus.Masks, passes: str
 @pytest.mark.parametrize("passes", PASSES)
 @pytest.mark.filterwarnings("ignore")
 def test_lightning_trains_saves_averages_and_resumes(passes: str, tmp_path: Path) -> None:
-    L = pytest.importorskip("lightning")
+    lightning = pytest.importorskip("lightning")
     from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 
-    class Module(L.LightningModule):  # type: ignore[misc, name-defined]
+    class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.model = net()
@@ -53,7 +53,7 @@ def test_lightning_trains_saves_averages_and_resumes(passes: str, tmp_path: Path
             return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
 
     def fit(module: Any, callback: Any, **options: Any) -> Any:
-        trainer = L.Trainer(
+        trainer = lightning.Trainer(
             max_epochs=4, accelerator="cpu", logger=False, enable_progress_bar=False,
             enable_model_summary=False, default_root_dir=tmp_path, callbacks=[callback], **options,
         )  # fmt: skip
