@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -76,10 +76,19 @@ def within_functional_call() -> bool:
 _FUNCTIONAL_CALL = "_functional_call", "torch.nn.utils.stateless"
 
 
-@contextmanager
-def unobserved() -> Iterator[None]:
+def unobserved() -> AbstractContextManager[None]:
     """Within the block nothing is traced, transformed or faked: what is written, is written."""
-    trace = torch._C._get_tracing_state()
+    trace, level = torch._C._get_tracing_state(), functorch.peek_interpreter_stack()
+    if trace is None and level is None and not torch._C._len_torch_dispatch_stack():
+        return _NOTHING
+    return _aside(trace)
+
+
+_NOTHING: AbstractContextManager[None] = nullcontext()
+
+
+@contextmanager
+def _aside(trace: Any) -> Iterator[None]:
     with ExitStack() as stack:
         if trace is not None:
             torch._C._set_tracing_state(None)  # type: ignore[attr-defined]

@@ -59,7 +59,8 @@ class Zeros(Part):
         with unobserved():
             mask = self.state.fitting_mask()
             # Through .data, so that an earlier use in the same graph stays valid.
-            keep_only(parameter.data, mask, out=parameter.data)
+            values = parameter.data
+            keep_only(values, mask, out=values)
             torch.clear_autocast_cache()  # which holds the weight as it was
 
     def before_saving(self, layer: nn.Module, prefix: str, keep_vars: bool) -> None:
