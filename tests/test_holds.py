@@ -199,6 +199,22 @@ def test_copies_are_pruned_by_themselves() -> None:
     assert holds(twin, masks)
 
 
+@pytest.mark.parametrize("passes", ["both", "backward", "forward"])
+def test_replicas_of_data_parallel_leave_the_hooks_of_the_original(passes: str) -> None:
+    model, x = net(), images().requires_grad_()
+    masks = prunus.prune(model, 0.5, passes=passes).masks
+    wanted = torch.autograd.grad(model[0](x).sum(), x)[0]
+    for _ in range(2):
+        replica = model[0]._replicate_for_data_parallel()  # what `replicate` makes on every GPU
+        replica.weight, replica.bias = model[0].weight * 1, model[0].bias * 1
+        assert torch.equal(torch.autograd.grad(replica(x).sum(), x)[0], wanted)
+    with torch.no_grad():
+        merge_lora(model)
+    model(images())
+    assert holds(model, masks) == (passes != "backward")
+    assert len(prunus.masks_of(model)) == 2
+
+
 # Checkpoints
 
 

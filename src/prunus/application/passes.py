@@ -30,6 +30,8 @@ class Zeros(Part):
     forward and state_dict without asking whether that is needed. It costs one pass over the weights.
     """
 
+    loading = False  # whether a state_dict that is being read has values for this weight
+
     def attach(self) -> None:
         """Make the backup and write the zeros."""
         self.adopt()
@@ -89,7 +91,7 @@ class Zeros(Part):
             self.adopt()
             self.state.follow()  # torch may have exchanged what is in the parameter
         self.loading = False
-        if self.state is self.state.together.states[-1]:
+        if any(self.state is last for last in self.state.together.states[-1:]):
             self.state.together.say_loaded()
 
     def adopt(self) -> None:

@@ -134,9 +134,9 @@ class PrunedWeight:
             if displaced and layer is not None and not torch.compiler.is_exporting():
                 masked_while_compiling(self.name, layer, self.mask)
             return
-        if layer is None:
+        if layer is None and not _is_copy(user):
             self._meet(user)
-        elif displaced:
+        elif layer is not None and displaced:
             self._displaced(user, layer)
         self.together.say_loaded()
         for part in self.parts:
@@ -312,6 +312,11 @@ class PrunedWeight:
             for part in self.parts:
                 part.refresh()
                 part.after_step()
+
+
+def _is_copy(user: nn.Module) -> bool:
+    """Whether a module is a pruned one around other tensors: a replica of DataParallel, or one of ours."""
+    return getattr(user, "_is_replica", False) or STATE in vars(user)
 
 
 def _misfit(layer: nn.Module, tensor: Tensor | None, mask: Tensor) -> str | None:
