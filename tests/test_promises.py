@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from tests.conftest import everything, layer_name, layer_zoo, same, small_net
+from tests.conftest import everything, layer_name, layer_zoo, same, small_net, trained_under
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 GRANULARITIES = ["weight", "kernel", "filter", "channel"]
@@ -432,7 +432,10 @@ def test_every_kind_of_layer_is_pickled_with_its_pruning(layer: nn.Module, passe
     assert type(twin) is type(layer)
     assert torch.equal(twin(x), layer(x))
     assert prunus.masks_of(twin) == masks
-    assert torch.equal(prunus.restore(twin).weight, plain)
+    assert torch.equal(prunus.restore(pickle.loads(pickle.dumps(twin))).weight, plain)
+    if passes != "backward":
+        trained_under(twin)
+        assert not twin.get_parameter("weight")[~masks["weight"]].any()
 
 
 def rewind(model: nn.Sequential, start: dict[str, Tensor]) -> dict[str, Tensor]:
