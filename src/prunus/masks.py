@@ -22,7 +22,7 @@ class Masks(Mapping[str, Tensor]):
         masks: name to boolean tensor.
 
     Raises:
-        TypeError: a mask is not a boolean tensor.
+        TypeError: a mask is not a boolean tensor, or its name no string.
 
     Example:
         >>> a = Masks({"weight": torch.tensor([[True, False], [True, True]])})
@@ -33,6 +33,8 @@ class Masks(Mapping[str, Tensor]):
 
     def __init__(self, masks: Mapping[str, Tensor]) -> None:
         for name, mask in masks.items():
+            if not isinstance(name, str):
+                raise TypeError(f"name of a mask must be a string, got {name!r}")
             if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
                 kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
                 raise TypeError(f"mask of {name!r} must be a torch.bool tensor, got {kind}")
