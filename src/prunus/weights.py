@@ -11,8 +11,10 @@ from typing import Protocol, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from prunus.checks import choose
+from prunus.shards import check_whole, refusal
 
 Layer: TypeAlias = "type[nn.Module] | str"
 Layers: TypeAlias = "Layer | Sequence[Layer]"
@@ -97,6 +99,7 @@ def find_weights(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     types = _layer_types(layers)
+    known = layer_weights(model)
     if any(nn.parameter.is_lazy(p) for p in model.parameters()):
         raise ValueError("model has uninitialized lazy parameters: run one forward pass first")
     found = {
@@ -109,7 +112,7 @@ def find_weights(
     chosen = {id(found[name].weight): found[name] for name in reversed(names)}  # the first of tied layers
     weights = {
         name: replace(weight, owners=_first(chosen[id(weight.parameter)], weight.owners))
-        for name, weight in layer_weights(model).items()
+        for name, weight in known.items()
         if id(weight.parameter) in chosen
     }
     _check_memory(weights.values())
@@ -117,7 +120,12 @@ def find_weights(
 
 
 def layer_weights(model: nn.Module) -> dict[str, WeightTensor]:
-    """Every parameter called `weight`, of any module, in module order, tied weights once."""
+    """Every parameter called `weight`, of any module, in module order, tied weights once.
+
+    Raises:
+        ValueError: FSDP has sharded the model: what its layers hold are parts, or gone.
+    """
+    check_whole(model)
     names: dict[int, str] = {}
     found: dict[str, WeightTensor] = {}
     for path, module in model.named_modules():
@@ -242,6 +250,15 @@ def _check_weight(name: str, layer: nn.Module) -> None:
 
 def check_dtype(name: str, parameter: Tensor) -> None:
     """Raise a ValueError where weights of this type cannot be pruned."""
+    kind = type(parameter.data).__name__
+    if kind == "DTensor":
+        raise refusal(name, kind)
+    if is_traceable_wrapper_subclass(parameter):
+        raise ValueError(f"{name} is a {kind}, made of other tensors: prune before it is converted to that")
+    if parameter.layout != torch.strided:
+        raise ValueError(f"{name} is {parameter.layout}; only dense weights, torch.strided, are prunable")
+    if parameter.is_quantized:
+        raise ValueError(f"{name} is quantized ({parameter.dtype}): prune before quantizing")
     if parameter.dtype not in DTYPES:
         raise ValueError(f"{name} is {parameter.dtype}; prunable are float16, bfloat16, float32, float64")
 
