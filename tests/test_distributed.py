@@ -137,6 +137,7 @@ WAYS = {
         m, device_id=torch.device("cpu"), use_orig_params=True
     ),
 }
+masks = prunus.make_masks(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)), 0.5, layers="all")
 for name, shard in WAYS.items():
     for passes in ("both", "backward", "forward"):
         torch.manual_seed(0)
@@ -145,11 +146,13 @@ for name, shard in WAYS.items():
         for verb in (
             lambda: prunus.prune(model, 0.5, layers="all", passes=passes),
             lambda: prunus.make_masks(model, 0.5, layers="all"),
+            lambda: prunus.global_prune(model, 0.5, layers="all", keep_original=False),
+            lambda: prunus.apply_masks(model, masks, passes),
         ):
             try:
                 verb()
-            except (ValueError, RuntimeError) as error:
-                assert "shard" in str(error), (name, error)
+            except ValueError as error:
+                assert "is sharded (" in str(error), (name, error)
             else:
                 raise AssertionError(f"{name}: pruned after sharding")
         assert torch.equal(model(x), wanted), name
@@ -164,6 +167,20 @@ for name, shard in WAYS.items():
             assert "weight was pruned and is now sharded" in str(error), (name, error)
         else:
             raise AssertionError(f"{name}: sharded after pruning")
+
+for own in (True, False):  # of a part of what FSDP1 has sharded, where no module says so
+    inner = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
+    outer = FullyShardedDataParallel(inner, device_id=torch.device("cpu"), use_orig_params=own)
+    for verb in (
+        lambda: prunus.make_masks(inner, 0.5, layers="all"),
+        lambda: prunus.apply_masks(inner, masks),
+    ):
+        try:
+            verb()
+        except ValueError as error:
+            assert "weight is sharded (FullyShardedDataParallel)" in str(error), error
+        else:
+            raise AssertionError("a part of what is sharded was pruned")
 print("done", dist.get_rank(), flush=True)
 dist.barrier()
 os._exit(0)

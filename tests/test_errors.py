@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 import prunus
 from prunus import digits
@@ -125,7 +126,9 @@ def test_patterns_name_weights_and_modules() -> None:
 
 
 def test_a_model_with_nothing_to_prune() -> None:
-    with pytest.raises(ValueError, match=r'Conv2d layers hold 0% of the model\'s 6 weights; layers="all"'):
+    with pytest.raises(
+        ValueError, match=r'Conv2d layers hold 0% of the model\'s 6 weights; Linear .*; layers="all"'
+    ):
         prunus.global_prune(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="nothing to prune"):
         prunus.global_prune(nn.ReLU())
@@ -311,3 +314,22 @@ def test_and_or() -> None:
     random = prunus.make_masks(model, 0.5, criterion="random")
     both = random & many
     assert both.pruned + (random | many).pruned == random.pruned + many.pruned
+
+
+def test_weights_that_are_not_plain_dense_tensors() -> None:
+    kinds = {
+        "TwoTensor, made of other tensors": TwoTensor(torch.ones(4, 4), torch.ones(4, 4)),
+        "torch.sparse_coo; only dense": torch.eye(4).to_sparse(),
+        "quantized .*: prune before": torch.quantize_per_tensor(torch.ones(4, 4), 0.1, 0, torch.qint8),
+    }
+    masks = prunus.make_masks(nn.Linear(4, 4), 0.5, layers="all")
+    for message, values in kinds.items():
+        model = nn.Linear(4, 4)
+        model.weight = nn.Parameter(values, requires_grad=False)
+        for verb in (
+            lambda model: prunus.make_masks(model, 0.5, layers="all"),
+            lambda model: prunus.apply_masks(model, masks),
+        ):
+            with pytest.raises(ValueError, match=f"^weight is (a )?{message}"):
+                verb(model)
+            assert not vars(model).keys() - vars(nn.Linear(4, 4)).keys()

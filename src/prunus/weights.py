@@ -11,8 +11,11 @@ from typing import Protocol, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from prunus.checks import choose
+from prunus.shards import check_whole, refusal
+from prunus.shares import Shares, own_names
 
 Layer: TypeAlias = "type[nn.Module] | str"
 Layers: TypeAlias = "Layer | Sequence[Layer]"
@@ -82,7 +85,7 @@ def find_weights(
 
     A pattern is a shell wildcard (`fnmatch`) for the name of a weight ("layer1.0.conv1.weight")
     or of any module around it ("layer1.0.conv1", "layer1"); a tied weight has several. Warns where
-    the layer types hold less than half of the model's weights.
+    the layer types hold less than half of the model's weights, and says what holds the rest.
 
     Raises:
         TypeError: `model` is not a module, or `layers` holds neither module types nor names.
@@ -97,19 +100,20 @@ def find_weights(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     types = _layer_types(layers)
+    known = layer_weights(model)
     if any(nn.parameter.is_lazy(p) for p in model.parameters()):
         raise ValueError("model has uninitialized lazy parameters: run one forward pass first")
     found = {
         _weight_name(path): module for path, module in model.named_modules() if isinstance(module, types)
     }
-    _check_share(model, types, found.values())
+    _check_share(model, types, list(found.values()))
     names = _match(found, model, include, exclude)
     for name in names:
         _check_weight(name, found[name])
     chosen = {id(found[name].weight): found[name] for name in reversed(names)}  # the first of tied layers
     weights = {
         name: replace(weight, owners=_first(chosen[id(weight.parameter)], weight.owners))
-        for name, weight in layer_weights(model).items()
+        for name, weight in known.items()
         if id(weight.parameter) in chosen
     }
     _check_memory(weights.values())
@@ -117,7 +121,12 @@ def find_weights(
 
 
 def layer_weights(model: nn.Module) -> dict[str, WeightTensor]:
-    """Every parameter called `weight`, of any module, in module order, tied weights once."""
+    """Every parameter called `weight`, of any module, in module order, tied weights once.
+
+    Raises:
+        ValueError: FSDP has sharded the model: what its layers hold are parts, or gone.
+    """
+    check_whole(model)
     names: dict[int, str] = {}
     found: dict[str, WeightTensor] = {}
     for path, module in model.named_modules():
@@ -154,21 +163,12 @@ def _first(layer: nn.Module, owners: tuple[nn.Module, ...]) -> tuple[nn.Module, 
     return (layer, *(owner for owner in owners if owner is not layer))
 
 
-def _check_share(model: nn.Module, types: tuple[type[nn.Module], ...], layers: Iterable[nn.Module]) -> None:
-    total = sum(p.numel() for p in model.parameters())
-    weights = {
-        id(p): p.numel() for layer in layers if isinstance(p := getattr(layer, "weight", None), Tensor)
-    }
-    held = sum(weights.values())
-    names = "/".join(t.__name__ for t in types)
-    hint = "" if types == ALL_LAYERS else '; layers="all" takes every convolution and linear layer'
-    if held == 0:
-        raise ValueError(f"nothing to prune: {names} layers hold 0% of the model's {total:,} weights{hint}")
-    if hint and held < total / 2:
-        warnings.warn(
-            f"{names} layers hold only {held / total:.1%} of the model's {total:,} weights{hint}",
-            stacklevel=depth_outside(),
-        )
+def _check_share(model: nn.Module, types: tuple[type[nn.Module], ...], layers: Sequence[nn.Module]) -> None:
+    shares = Shares(model, types, layers, usual=ALL_LAYERS)
+    if not shares.held:
+        raise ValueError(f"nothing to prune: {shares}")
+    if 2 * shares.held < shares.total:
+        warnings.warn(str(shares), stacklevel=depth_outside())
 
 
 def depth_outside() -> int:
@@ -231,6 +231,11 @@ def _prefixes(name: str) -> Iterator[str]:
 def _check_weight(name: str, layer: nn.Module) -> None:
     parameter = layer._parameters.get("weight")
     if parameter is None:
+        if others := own_names(layer):
+            raise ValueError(
+                f"{name}: its {type(layer).__name__} keeps its weights under other names ({others[0]} …), "
+                "which are not prunable yet: exclude it"
+            )
         raise ValueError(
             f"{name} is not a parameter of its {type(layer).__name__}: a parametrization, "
             "torch.nn.utils.prune or weight_norm computes it, or there is none; undo that, or exclude it"
@@ -242,6 +247,15 @@ def _check_weight(name: str, layer: nn.Module) -> None:
 
 def check_dtype(name: str, parameter: Tensor) -> None:
     """Raise a ValueError where weights of this type cannot be pruned."""
+    kind = type(parameter.data).__name__
+    if kind == "DTensor":
+        raise refusal(name, kind)
+    if is_traceable_wrapper_subclass(parameter):
+        raise ValueError(f"{name} is a {kind}, made of other tensors: prune before it is converted to that")
+    if parameter.layout != torch.strided:
+        raise ValueError(f"{name} is {parameter.layout}; only dense weights, torch.strided, are prunable")
+    if parameter.is_quantized:
+        raise ValueError(f"{name} is quantized ({parameter.dtype}): prune before quantizing")
     if parameter.dtype not in DTYPES:
         raise ValueError(f"{name} is {parameter.dtype}; prunable are float16, bfloat16, float32, float64")
 

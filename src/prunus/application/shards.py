@@ -1,14 +1,13 @@
-"""Sharded parameters, of which a process has a part: refused by name."""
+"""Networks that were sharded after they were pruned: refused by name."""
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from prunus.shards import sharders
 
 if TYPE_CHECKING:
     from prunus.application.state import PrunedWeight
@@ -26,7 +25,7 @@ def check_sharded(states: Iterable[PrunedWeight]) -> None:
             tensor = layer._parameters.get("weight")
             if tensor is not None and is_traceable_wrapper_subclass(tensor):
                 raise _refusal(state.name, type(tensor.data).__name__)
-    for sharder in _sharders():
+    for sharder in sharders():
         for module in sharder.modules():
             if id(module) in layers:
                 raise _refusal(layers[id(module)], type(sharder).__name__)
@@ -37,16 +36,3 @@ def _refusal(name: str, what: str) -> RuntimeError:
         f"{name} was pruned and is now sharded ({what}): sharded parameters are not supported, and its mask "
         "would be lost. Use DistributedDataParallel, or call prunus.restore(model) before sharding"
     )
-
-
-def _sharders() -> list[nn.Module]:
-    """Every living module that FSDP manages, of either kind: nothing leads to it from the layers within."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is None:
-        return []
-    kinds = tuple(
-        kind
-        for kind in (getattr(fsdp, name, None) for name in ("FullyShardedDataParallel", "FSDPModule"))
-        if kind
-    )
-    return [found for found in gc.get_objects() if issubclass(type(found), kinds)]

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from prunus.application.calls import masked_for_one_call, masked_while_compiling, within_functional_call
 from prunus.application.together import Together
+from prunus.shards import is_flattened
 from prunus.weights import STATE, WeightTensor, state_of
 
 MASK, BACKUP = "weight_mask", "weight_orig"  # under which names layers show tensors
@@ -161,7 +162,8 @@ class PrunedWeight:
         tensor = layer._parameters.get("weight")
         if tensor is not None and tensor.is_meta:
             return  # its values are elsewhere, as when they are offloaded
-        if tensor is not None and (not isinstance(tensor, nn.Parameter) or within_functional_call()):
+        for_now = not isinstance(tensor, nn.Parameter) and not is_flattened(self.parameter)
+        if tensor is not None and (for_now or within_functional_call()):
             masked_for_one_call(self.name, user, layer, self.mask)
         else:
             self.together.survey()

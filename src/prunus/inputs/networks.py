@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, TensorDataset
 from prunus.extras import need
 from prunus.inputs import digits
 from prunus.inputs.checkpoints import fitted, read_state_dict
+from prunus.selection.arrays import alias
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Network:
         """SHA-256 over its code, where that is a file, and its state_dict: the same network, or another."""
         digest = hashlib.sha256(self.code)
         for name, tensor in self.model.state_dict().items():
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            flat = alias(tensor.detach().cpu().contiguous().reshape(-1))
             digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 

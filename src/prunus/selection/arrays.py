@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 CHUNK = 1 << 18  # values at a time: few enough for the cache
 BLOCK = 1 << 24  # booleans that get their memory at once
@@ -34,8 +35,20 @@ class Room:
         return taken
 
 
+def alias(tensor: Tensor) -> Tensor:
+    """The same memory on the CPU under a storage of its own, for what may be a user's parameter.
+
+    A storage whose memory NumPy was given can never be resized again, which is how FSDP frees and gathers
+    parameters; the one that is spoilt so is then the alias's.
+    """
+    return from_dlpack(tensor) if tensor.device.type == "cpu" else tensor
+
+
 def as_array(tensor: Tensor) -> Array:
-    """The same memory for NumPy where that can be: it compares and counts several times as fast as torch."""
+    """The same memory for NumPy where that can be: it compares and counts several times as fast as torch.
+
+    Of what may be a user's parameter, ask for that of an `alias`.
+    """
     return tensor.numpy() if tensor.device.type == "cpu" else tensor
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunus.selection.arrays import Array, as_array
+from prunus.selection.arrays import Array, alias, as_array
 from prunus.selection.pieces import Partition
 from prunus.weights import WeightTensor
 
@@ -57,11 +57,12 @@ class Stored:
 
     def chunks(self, scratch: Tensor) -> Iterator[Array]:
         """Views of the tensor, converted where the dtypes differ."""
-        return (as_array(chunk.to(scratch.dtype)) for chunk in torch.split(self.scores, len(scratch)))
+        chunks = torch.split(alias(self.scores), len(scratch))  # scores may be the weights themselves
+        return (as_array(chunk.to(scratch.dtype)) for chunk in chunks)
 
     def every(self, first: int, step: int) -> Tensor:
-        """A view of the tensor."""
-        return self.scores[first::step]
+        """A view of the same memory."""
+        return alias(self.scores)[first::step]
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Magnitudes:
 
     def chunks(self, scratch: Tensor) -> Iterator[Array]:
         """Made in the memory of `scratch` where that is on the same device."""
-        for values in _flat(self.weight.values, len(scratch)):
+        for values in _flat(alias(self.weight.values), len(scratch)):
             if values.device != scratch.device:
                 yield values.to(scratch.dtype).abs()
             else:
