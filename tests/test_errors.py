@@ -167,6 +167,33 @@ def test_masks_of_another_network() -> None:
     assert_same(model, before)
 
 
+def test_no_masks_at_all(tmp_path: Path) -> None:
+    model = prunus.global_prune(small_net(), 0.2)
+    before = weights_of(model)
+    prunus.Masks({}).save(tmp_path / "masks.safetensors")
+    for masks in (prunus.Masks({}), prunus.Masks.load(tmp_path / "masks.safetensors")):
+        with pytest.raises(ValueError, match="masks is empty"):
+            prunus.apply_masks(model, masks)
+    assert_same(model, before)
+
+
+@pytest.mark.parametrize("byte", [2, 255])
+def test_booleans_that_are_neither_0_nor_1(byte: int, tmp_path: Path) -> None:
+    """torch counts them as true, but weights are masked by their bits."""
+    from safetensors.torch import save_file
+
+    wrong = torch.tensor([[1, 0], [byte, 1]], dtype=torch.uint8).view(torch.bool)
+    for mask in (wrong, wrong.t(), wrong[1:].expand(3, 2)):
+        with pytest.raises(
+            ValueError, match=rf"'0\.weight' has bytes that are not 0 or 1, such as {byte}: give"
+        ):
+            prunus.Masks({"1.weight": torch.ones(2).bool(), "0.weight": mask})
+    save_file({"0.weight": wrong}, tmp_path / "masks.safetensors")
+    with pytest.raises(ValueError, match=r"not a file of masks: mask of '0\.weight' has bytes"):
+        prunus.Masks.load(tmp_path / "masks.safetensors")
+    assert prunus.Masks({"0.weight": wrong != 0}).pruned == 1  # as the message advises
+
+
 def test_masks_of_what_a_network_wraps_and_of_a_wrapper() -> None:
     """The message says what to do, and that works."""
     bare = small_net()

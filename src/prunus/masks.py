@@ -23,6 +23,7 @@ class Masks(Mapping[str, Tensor]):
 
     Raises:
         TypeError: a mask is not a boolean tensor.
+        ValueError: a mask has bytes other than 0 and 1, as another program may have written them.
 
     Example:
         >>> a = Masks({"weight": torch.tensor([[True, False], [True, True]])})
@@ -36,6 +37,7 @@ class Masks(Mapping[str, Tensor]):
             if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
                 kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
                 raise TypeError(f"mask of {name!r} must be a torch.bool tensor, got {kind}")
+            _check_bytes(name, mask)
         self._masks = dict(masks)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -145,14 +147,24 @@ class Masks(Mapping[str, Tensor]):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not a safetensors file of boolean tensors, or a truncated one.
+            ValueError: not a safetensors file of boolean tensors, a truncated one, or bytes in it other than 0
+                and 1.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"no masks file {os.fspath(path)!r}")
         try:
             return cls(load_file(path))
-        except (SafetensorError, TypeError) as error:
+        except (SafetensorError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)!r} is not a file of masks: {error}") from error
+
+
+def _check_bytes(name: str, mask: Tensor) -> None:
+    """Refuse booleans that are neither 0 nor 1: torch takes them for true, and weights are masked by their bits."""
+    if not mask.numel() or mask.is_meta:
+        return
+    largest = int(mask.view(torch.uint8).max())
+    if largest > 1:
+        raise ValueError(f"mask of {name!r} has bytes that are not 0 or 1, such as {largest}: give mask != 0")
 
 
 def counted(count: int, what: str) -> str:

@@ -164,7 +164,7 @@ def apply_masks(model: nn.Module, masks: Masks, passes: str = "both") -> nn.Modu
 
     Raises:
         TypeError: `masks` is not a `Masks`.
-        ValueError: unknown `passes`, masks of another network, or a layer with a `weight_mask` or
+        ValueError: unknown `passes`, no masks at all, masks of another network, or a layer with a `weight_mask` or
             `weight_orig` of its own.
 
     Example:
@@ -177,6 +177,10 @@ def apply_masks(model: nn.Module, masks: Masks, passes: str = "both") -> nn.Modu
     choose("passes", passes, PASSES)
     if not isinstance(masks, Masks):
         raise TypeError(f"masks must be prunus.Masks, got {type(masks).__name__}")
+    if not masks:
+        raise ValueError(
+            "masks is empty: expected one of a weight at least; prunus.restore undoes all pruning"
+        )
     weights = layer_weights(model)
     check_same_weights(masks, {name: weight.parameter.shape for name, weight in weights.items()})
     prune_by(model, masks, passes)
