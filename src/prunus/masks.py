@@ -147,8 +147,7 @@ class Masks(Mapping[str, Tensor]):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not a safetensors file of boolean tensors, a truncated one, or bytes in it other than 0
-                and 1.
+            ValueError: not a safetensors file of boolean tensors, a truncated one, or bytes in it but 0, 1.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"no masks file {os.fspath(path)!r}")
@@ -159,7 +158,7 @@ class Masks(Mapping[str, Tensor]):
 
 
 def _check_bytes(name: str, mask: Tensor) -> None:
-    """Refuse booleans that are neither 0 nor 1: torch takes them for true, and weights are masked by their bits."""
+    """Refuse booleans that are neither 0 nor 1: torch takes them for true, but weights are masked by bits."""
     if not mask.numel() or mask.is_meta:
         return
     largest = int(mask.view(torch.uint8).max())

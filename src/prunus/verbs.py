@@ -9,7 +9,7 @@ from torch import nn
 from prunus.application.applying import masks_in_force, prune_by, take_off, zero
 from prunus.application.passes import PASSES
 from prunus.application.pruning import Pruning
-from prunus.checks import check_fraction, choose
+from prunus.checks import check_fraction, choose, knows_keywords
 from prunus.masks import Masks, check_same_weights
 from prunus.processes import of_first
 from prunus.selection.ranking import Choice, rank
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+@knows_keywords(Choice)
 def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: Unpack[Choice]) -> Masks:
     """Compute masks and touch nothing.
 
@@ -52,6 +53,7 @@ def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: 
     return masks if decided else Masks(dict(of_first(masks.items())))
 
 
+@knows_keywords(Choice)
 def prune(
     model: nn.Module,
     p_prune: float,
@@ -91,6 +93,7 @@ def prune(
     return Pruning(model, candidates, p_bern, passes, choice.get("generator"))
 
 
+@knows_keywords(Choice)
 def global_prune(
     model: nn.Module,
     p_prune: float = 0.3,
@@ -126,6 +129,7 @@ def global_prune(
     return zero(model, ranking.partitions, masks if choice.get("generator") else of_first(masks))
 
 
+@knows_keywords(Choice)
 def gradient_prune(
     model: nn.Module, p_prune: float = 0.3, p_bern: float = 1.0, **choice: Unpack[Choice]
 ) -> nn.Module:
@@ -150,6 +154,7 @@ def gradient_prune(
     return prune(model, p_prune, p_bern=p_bern, passes="backward", **choice).model
 
 
+@knows_keywords()
 def apply_masks(model: nn.Module, masks: Masks, passes: str = "both") -> nn.Module:
     """Prune `model` by masks made before, in place of any mask it is under.
 
@@ -164,8 +169,8 @@ def apply_masks(model: nn.Module, masks: Masks, passes: str = "both") -> nn.Modu
 
     Raises:
         TypeError: `masks` is not a `Masks`.
-        ValueError: unknown `passes`, no masks at all, masks of another network, or a layer with a `weight_mask` or
-            `weight_orig` of its own.
+        ValueError: unknown `passes`, no masks at all, masks of another network, or a layer with a
+            `weight_mask` or `weight_orig` of its own.
 
     Example:
         >>> import prunus

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunus.application.applying import unpruned
 from prunus.application.passes import PASSES
-from prunus.checks import check_fraction, choose, chosen
+from prunus.checks import check_fraction, choose, chosen, knows_keywords
 from prunus.evaluation.evaluate import Metric, Result, evaluate
 from prunus.masks import Masks
 from prunus.scores.criteria import CRITERIA, Criterion
@@ -162,6 +162,7 @@ def _masks(
         yield setting, candidates.draw(setting.p_bern, generator)
 
 
+@knows_keywords()
 def sweep(
     model: nn.Module,
     loader: Iterable[Any],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prunus.checks import check_fraction, choose, chosen
+from prunus.checks import check_fraction, choose, chosen, knows_keywords
 from prunus.masks import counted
 from prunus.scores.criteria import CRITERIA, Criterion, Pieces, declared, magnitude, score
 from prunus.scores.evidence import Evidence, of_grads
@@ -93,6 +93,7 @@ class Ranking:
             yield tensor.name, flags
 
 
+@knows_keywords()
 def rank(
     model: nn.Module,
     *,
