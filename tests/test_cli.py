@@ -480,10 +480,21 @@ def test_help_and_a_mistyped_option_do_not_wait_for_torch(arguments: list[str], 
     assert done.returncode == code, done.stderr
 
 
-def test_a_results_folder_knows_its_results_by_what_it_always_did(tmp_path: Path) -> None:
+def test_a_results_folder_knows_its_results_by_what_it_always_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Folders of earlier versions are read: the names under which settings are kept have not changed."""
-    assert main(["sweep", "-a", "digits:plain", "--p-prune", "0", "-o", str(tmp_path)]) == 0
-    settings = json.loads((tmp_path / "results.json").read_text())["settings"]
+    command = ["sweep", "-a", "digits:plain", "--p-prune", "0", "-o", str(tmp_path)]
+    assert main(command) == 0
+    stored = json.loads((tmp_path / "results.json").read_text())
+    settings = stored["settings"]
+    for point in stored["points"]:
+        assert point.pop("keep_at_least") == 0
+    (tmp_path / "results.json").write_text(json.dumps(stored))
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "p_prune 0:" not in capsys.readouterr().err  # nothing was measured again
+    assert "keep_at_least was None, now 2" in error_of(capsys, 1, *command, "--keep-at-least", 2)
     pruning = {"p_prune", "p_bern", "granularity", "criterion", "scope", "seed", "norm", "passes"}
     weights = {"layers", "include", "exclude", "calibration_images"}
     images = {"data", "dummy", "image_size", "mean", "std", "skip_bad_images", "images"}

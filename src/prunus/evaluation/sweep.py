@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunus.application.applying import unpruned
 from prunus.application.passes import PASSES
-from prunus.checks import check_fraction, choose, chosen, knows_keywords
+from prunus.checks import check_fraction, check_whole, choose, chosen, knows_keywords
 from prunus.evaluation.evaluate import Metric, Result, evaluate
 from prunus.masks import Masks
 from prunus.scores.criteria import CRITERIA, Criterion
@@ -39,6 +39,7 @@ class Setting:
     norm: str = "l1"
     passes: str = "both"
     seed: int = 0
+    keep_at_least: int = 0
 
     def __post_init__(self) -> None:
         check_fraction("p_prune", self.p_prune)
@@ -48,6 +49,7 @@ class Setting:
         chosen("scope", self.scope, SCOPES)
         choose("norm", self.norm, NORMS)
         choose("passes", self.passes, PASSES)
+        check_whole("keep_at_least", self.keep_at_least)
 
     @property
     def ranked_by(self) -> Setting:
@@ -94,10 +96,11 @@ def grid(
     norm: str = "l1",
     passes: str = "both",
     seeds: Sequence[int] | int = 0,
+    keep_at_least: int = 0,
 ) -> list[Setting]:
     """Every combination, once; each argument is one value or several."""
     return [
-        Setting(p, bern, piece, how, where, norm, passes, seed)
+        Setting(p, bern, piece, how, where, norm, passes, seed, keep_at_least)
         for piece in _several(granularity)
         for how in _several(criterion)
         for where in _several(scope)
@@ -139,6 +142,7 @@ def measure(
             norm=first.norm,
             evidence=evidence,
             generator=generator,
+            keep_at_least=first.keep_at_least,
             **which,
         )
         ranked = generator.get_state()
@@ -181,6 +185,7 @@ def sweep(
     evidence: Evidence | None = None,
     amp: torch.dtype | None = None,
     metric: Metric | None = None,
+    keep_at_least: int = 0,
 ) -> list[Point]:
     """Accuracy at every combination of the given values; the model is left as it was.
 
@@ -192,7 +197,7 @@ def sweep(
         p_prune: one fraction in [0, 1] or several; likewise `p_bern`.
         granularity: one name or several; likewise `criterion` and `scope` (names or functions) and
             `seeds`. See `prunus.rank`.
-        norm: see `prunus.rank`; likewise `layers`, `include`, `exclude`, `evidence`.
+        norm: see `prunus.rank`; likewise `keep_at_least`, `layers`, `include`, `exclude`, `evidence`.
         passes: "both", "backward" or "forward".
         amp: run under autocast in this dtype; default off.
         metric: measure this in place of accuracy, see `evaluate`.
@@ -214,6 +219,6 @@ def sweep(
     """
     if isinstance(loader, Iterator):
         raise TypeError("loader is an iterator, which can be read once only: give a DataLoader or a list")
-    settings = grid(p_prune, p_bern, granularity, criterion, scope, norm, passes, seeds)
+    settings = grid(p_prune, p_bern, granularity, criterion, scope, norm, passes, seeds, keep_at_least)
     which: Which = {"layers": layers, "include": include, "exclude": exclude}
     return list(measure(model, loader, settings, evidence=evidence, amp=amp, metric=metric, **which))
