@@ -389,12 +389,14 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
 def test_inspect_counts_and_warns_of_emptied_layers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "-a", "digits:plain", "--p-prune", "0.95", "--granularity", "filter"]) == 0
     out, err = capsys.readouterr()
-    masks = prunus.make_masks(digits.load_network("plain"), 0.95, granularity="filter")
+    with pytest.warns(UserWarning, match="empties"):
+        masks = prunus.make_masks(digits.load_network("plain"), 0.95, granularity="filter")
     for name, (pruned, total) in masks.counts.items():
         line = next(line for line in out.splitlines() if line.startswith(f"{name.removesuffix('.weight')} "))
         assert line.split()[-3:] == [f"{total:,}", f"{pruned:,}", f"{pruned / total:.4f}"]
-        assert (f"{name} would be emptied" in err) == (pruned == total)
-    assert "would be emptied" in err
+        assert (f"{name} ({total} weights)" in err) == (pruned == total)
+    assert err.startswith("warning: pruning empties 1 of 3 layers, all of whose weights fall: ")
+    assert len(err.splitlines()) == 1
 
 
 def test_a_layer_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

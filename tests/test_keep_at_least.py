@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -127,7 +130,8 @@ def test_every_verb_keeps_a_piece_of_every_layer_and_prunes_as_many() -> None:
         assert points[0].layers == masks.counts
         assert points[1].layers["0.weight"] == (216 - least, 216)
         assert points[1].setting.keep_at_least == least
-    assert prunus.make_masks(model, 0.5)["0.weight"].sum() == 0
+    with pytest.warns(UserWarning, match="empties"):
+        assert prunus.make_masks(model, 0.5)["0.weight"].sum() == 0
     prunus.global_prune(model, 0.5, keep_at_least=5, keep_original=False)
     assert int(model[0].weight.count_nonzero()) == 5
 
@@ -181,3 +185,75 @@ def test_in_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
         assert row.split()[-3:] == [f"{total:,}", f"{pruned:,}", f"{pruned / total:.4f}"]
     assert main([*arguments, "--keep-at-least", "64"]) == 1
     assert "keep_at_least protects" in capsys.readouterr().err
+
+
+EMPTIED = (
+    r"empties 1 of 2 layers, all of whose weights fall: 0\.weight \(216 weights\); keep_at_least=1 leaves"
+)
+
+
+def test_a_layer_that_is_emptied_is_warned_of_once_a_call() -> None:
+    for verb in (
+        prunus.make_masks,
+        prunus.prune,
+        prunus.global_prune,
+        prunus.gradient_prune,
+        partial(prunus.global_prune, keep_original=False),
+    ):
+        with pytest.warns(UserWarning, match=EMPTIED) as caught:
+            verb(uneven(), 0.5)  # type: ignore[operator]
+        assert [warning.filename for warning in caught] == [__file__]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            verb(uneven(), 0.5, keep_at_least=1)  # type: ignore[operator]
+            verb(uneven(), 1.0)  # type: ignore[operator]
+            verb(uneven(), 0.1)  # type: ignore[operator]
+
+
+def test_a_warning_made_an_error_leaves_the_model_as_it_was() -> None:
+    model = prunus.global_prune(uneven(), 0.1)
+    before = weights_of(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for verb in (prunus.prune, prunus.global_prune, prunus.gradient_prune, prunus.make_masks):
+            with pytest.raises(UserWarning, match=EMPTIED):
+                verb(model, 0.5)  # type: ignore[operator]
+    assert_same(model, before)
+
+
+def test_many_draws_and_settings_warn_once_or_never() -> None:
+    model, data = uneven(), [(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))]
+    with pytest.warns(UserWarning, match="empties 1 of 2 layers") as caught:
+        pruning = prunus.prune(model, 0.5)
+        for _ in range(3):
+            pruning.redraw()
+    assert len(caught) == 1
+    pruning.restore()
+    says = r"1 of 2 layers at 2 of 4 settings \(p_prune from 0\.5\), all of whose weights fall: 0\.weight \("
+    with pytest.warns(UserWarning, match=says) as caught:
+        prunus.sweep(model, data, p_prune=(0.1, 0.5, 0.9, 1.0))
+    assert [warning.filename for warning in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        surrogate = prunus.Diversified(model, 0.5, 1.0)
+        for _ in range(3):
+            surrogate.redraw()
+        prunus.sweep(model, data, p_prune=(0.5, 0.9), keep_at_least=1)
+
+
+def test_many_emptied_layers_are_counted_and_the_first_named() -> None:
+    small = [nn.Conv2d(1, 1, 1) for _ in range(7)]
+    for layer in small:
+        nn.init.constant_(layer.weight, 1e-9)
+    with pytest.warns(
+        UserWarning, match=r"7 of 8 layers.* 0\.weight \(1 weight\), .*4\.weight.* and 2 more;"
+    ):
+        prunus.make_masks(nn.Sequential(*small, nn.Conv2d(1, 50, 3)), 0.1)
+
+
+def test_eval_and_sweep_say_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["eval", "-a", "digits:plain", "--prune-type", "global", "--granularity", "filter"]
+    assert main([*arguments, "--p-prune", "0.95"]) == 0
+    assert capsys.readouterr().err.count("warning: pruning empties 1 of 3 layers") == 1
+    assert main([*arguments, "--p-prune", "0.95", "--keep-at-least", "1"]) == 0
+    assert "warning" not in capsys.readouterr().err

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prunus.files import whole_file
-from prunus.weights import layer_weights
+from prunus.weights import depth_outside, layer_weights
 
 
 class Masks(Mapping[str, Tensor]):
@@ -164,6 +165,30 @@ def _check_bytes(name: str, mask: Tensor) -> None:
     largest = int(mask.view(torch.uint8).max())
     if largest > 1:
         raise ValueError(f"mask of {name!r} has bytes that are not 0 or 1, such as {largest}: give mask != 0")
+
+
+SHOWN = 5  # names in a warning
+
+
+def emptied(masks: Iterable[tuple[str, Tensor]]) -> dict[str, int]:
+    """The number of weights of each tensor that keeps none, by its name."""
+    # NumPy stops at the first that is kept, which is over a hundred times as fast
+    found = ((name, mask, mask.numpy() if mask.device.type == "cpu" else mask) for name, mask in masks)
+    return {name: mask.numel() for name, mask, array in found if mask.numel() and not array.any()}
+
+
+def warn_of_emptied(found: Mapping[str, int], layers: int, when: str = "") -> None:
+    """One warning about all tensors that lose every weight: nothing passes through such a layer any more."""
+    if found:
+        names = ", ".join(
+            f"{name} ({counted(total, 'weight')})" for name, total in list(found.items())[:SHOWN]
+        )
+        more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
+        warnings.warn(
+            f"pruning empties {len(found):,} of {counted(layers, 'layer')}{when}, all of whose weights fall: "
+            f"{names}{more}; keep_at_least=1 leaves a piece of each",
+            stacklevel=depth_outside(),
+        )
 
 
 def counted(count: int, what: str) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.application.applying import masks_in_force, prune_by, take_off, zero
 from prunus.application.passes import PASSES
 from prunus.application.pruning import Pruning
 from prunus.checks import check_fraction, choose, knows_keywords
-from prunus.masks import Masks, check_same_weights
+from prunus.masks import Masks, check_same_weights, emptied, warn_of_emptied
 from prunus.processes import of_first
 from prunus.selection.ranking import Choice, rank
 from prunus.weights import layer_weights
@@ -25,7 +26,7 @@ def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: 
 
     `int(p_prune · N)` of the N pieces become candidates, lowest score first, ties by position; each
     is pruned with chance `p_bern`, one independent draw a piece (Wang, Wu, Chen 2022, arXiv
-    2208.08677, section 3.2).
+    2208.08677, section 3.2). Warns where a layer loses all its weights, unless p_prune is 1.
 
     Args:
         model: any network; of a pruned one, the original weights are ranked.
@@ -50,7 +51,9 @@ def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: 
     [candidates] = rank(model, **choice).candidates([p_prune])
     masks = candidates.draw(p_bern, choice.get("generator"))
     decided = p_bern in (0, 1) or choice.get("generator") is not None
-    return masks if decided else Masks(dict(of_first(masks.items())))
+    masks = masks if decided else Masks(dict(of_first(masks.items())))
+    candidates.warn_of_emptied(masks)
+    return masks
 
 
 @knows_keywords(Choice)
@@ -63,6 +66,8 @@ def prune(
     **choice: Unpack[Choice],
 ) -> Pruning:
     """Prune in place of any mask the model is under, and keep a handle on it.
+
+    Warns where a layer loses all its weights, unless `p_prune` is 1; `keep_at_least=1` prevents that.
 
     Args:
         model: the network; its modules, parameters and state_dict keys stay the same objects.
@@ -126,7 +131,18 @@ def global_prune(
     check_fraction("p_bern", p_bern)
     ranking = rank(model, **choice)
     masks = ranking.masks(p_prune, p_bern, choice.get("generator"))
-    return zero(model, ranking.partitions, masks if choice.get("generator") else of_first(masks))
+    gone: dict[str, int] = {}
+    zero(model, ranking.partitions, _noting(masks if choice.get("generator") else of_first(masks), gone))
+    if p_prune < 1:
+        warn_of_emptied(gone, len(ranking.tensors))
+    return model
+
+
+def _noting(masks: Iterable[tuple[str, Tensor]], gone: dict[str, int]) -> Iterator[tuple[str, Tensor]]:
+    """The same masks, which do not exist all at once; meanwhile, those that keep nothing are noted."""
+    for name, mask in masks:
+        gone |= emptied([(name, mask)])
+        yield name, mask
 
 
 @knows_keywords(Choice)

@@ -14,7 +14,7 @@ from prunus.application.applying import unpruned
 from prunus.application.passes import PASSES
 from prunus.checks import check_fraction, check_whole, choose, chosen, knows_keywords
 from prunus.evaluation.evaluate import Metric, Result, evaluate
-from prunus.masks import Masks
+from prunus.masks import Masks, counted, warn_of_emptied
 from prunus.scores.criteria import CRITERIA, Criterion
 from prunus.scores.evidence import Evidence
 from prunus.selection.pieces import GRANULARITIES, NORMS
@@ -128,8 +128,37 @@ def measure(
     """Measure settings one by one. Neighbours that rank alike are ranked once.
 
     Without anything pruned, the network is measured once. It is pruned only while a point is being made,
-    never when one is handed out.
+    never when one is handed out. At the end it warns, once, of layers that lost all their weights.
     """
+    points = []
+    for point in _measured(model, loader, settings, evidence, amp, metric, which):
+        points.append(point)
+        yield point
+    _warn_of_emptied(points)
+
+
+def _warn_of_emptied(points: Sequence[Point]) -> None:
+    found: dict[str, int] = {}
+    ratios = []
+    for point in points:
+        gone = {name: total for name, (pruned, total) in point.layers.items() if pruned == total > 0}
+        if gone and point.setting.p_prune < 1:
+            found |= gone
+            ratios.append(point.setting.p_prune)
+    if found:
+        when = f" at {len(ratios):,} of {counted(len(points), 'setting')} (p_prune from {min(ratios):g})"
+        warn_of_emptied(found, len(points[0].layers), when)
+
+
+def _measured(
+    model: nn.Module,
+    loader: Iterable[Any],
+    settings: Iterable[Setting],
+    evidence: Evidence | None,
+    amp: torch.dtype | None,
+    metric: Metric | None,
+    which: Which,
+) -> Iterator[Point]:
     clean: Result | None = None  # of the unpruned network, which many settings share
     for _, alike in groupby(settings, lambda setting: setting.ranked_by):
         batch = list(alike)
@@ -209,6 +238,8 @@ def sweep(
     Raises:
         TypeError: `loader` can be read only once.
         TypeError, ValueError: as `prunus.rank` and `evaluate` do.
+
+    Warns once, at the end, where a layer lost all its weights below p_prune 1.
 
     Example:
         >>> import prunus
