@@ -108,7 +108,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
         counts.append(len(json.loads((broken / "results.json").read_text())["points"]))
     assert 3 <= counts[0] < counts[1] < 30
     resumed = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert resumed.stderr.count("p_prune") == 30 - counts[1]  # nothing is measured again
+    assert resumed.stderr.count(" p_prune ") == 30 - counts[1]  # nothing is measured again
     stored, fresh = (json.loads((f / "results.json").read_text()) for f in (broken, whole))
     assert stored == fresh
     assert sorted(path.name for path in broken.iterdir()) == sorted(path.name for path in whole.iterdir())
