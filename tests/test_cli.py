@@ -108,7 +108,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
         counts.append(len(json.loads((broken / "results.json").read_text())["points"]))
     assert 3 <= counts[0] < counts[1] < 30
     resumed = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert resumed.stderr.count("p_prune") == 30 - counts[1]  # nothing is measured again
+    assert resumed.stderr.count(" p_prune ") == 30 - counts[1]  # nothing is measured again
     stored, fresh = (json.loads((f / "results.json").read_text()) for f in (broken, whole))
     assert stored == fresh
     assert sorted(path.name for path in broken.iterdir()) == sorted(path.name for path in whole.iterdir())
@@ -389,12 +389,14 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
 def test_inspect_counts_and_warns_of_emptied_layers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "-a", "digits:plain", "--p-prune", "0.95", "--granularity", "filter"]) == 0
     out, err = capsys.readouterr()
-    masks = prunus.make_masks(digits.load_network("plain"), 0.95, granularity="filter")
+    with pytest.warns(UserWarning, match="empties"):
+        masks = prunus.make_masks(digits.load_network("plain"), 0.95, granularity="filter")
     for name, (pruned, total) in masks.counts.items():
         line = next(line for line in out.splitlines() if line.startswith(f"{name.removesuffix('.weight')} "))
         assert line.split()[-3:] == [f"{total:,}", f"{pruned:,}", f"{pruned / total:.4f}"]
-        assert (f"{name} would be emptied" in err) == (pruned == total)
-    assert "would be emptied" in err
+        assert (f"{name} ({total} weights)" in err) == (pruned == total)
+    assert err.startswith("warning: pruning empties 1 of 3 layers, all of whose weights fall: ")
+    assert len(err.splitlines()) == 1
 
 
 def test_a_layer_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -480,10 +482,21 @@ def test_help_and_a_mistyped_option_do_not_wait_for_torch(arguments: list[str], 
     assert done.returncode == code, done.stderr
 
 
-def test_a_results_folder_knows_its_results_by_what_it_always_did(tmp_path: Path) -> None:
+def test_a_results_folder_knows_its_results_by_what_it_always_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Folders of earlier versions are read: the names under which settings are kept have not changed."""
-    assert main(["sweep", "-a", "digits:plain", "--p-prune", "0", "-o", str(tmp_path)]) == 0
-    settings = json.loads((tmp_path / "results.json").read_text())["settings"]
+    command = ["sweep", "-a", "digits:plain", "--p-prune", "0", "-o", str(tmp_path)]
+    assert main(command) == 0
+    stored = json.loads((tmp_path / "results.json").read_text())
+    settings = stored["settings"]
+    for point in stored["points"]:
+        assert point.pop("keep_at_least") == 0
+    (tmp_path / "results.json").write_text(json.dumps(stored))
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "p_prune 0:" not in capsys.readouterr().err  # nothing was measured again
+    assert "keep_at_least was None, now 2" in error_of(capsys, 1, *command, "--keep-at-least", 2)
     pruning = {"p_prune", "p_bern", "granularity", "criterion", "scope", "seed", "norm", "passes"}
     weights = {"layers", "include", "exclude", "calibration_images"}
     images = {"data", "dummy", "image_size", "mean", "std", "skip_bad_images", "images"}

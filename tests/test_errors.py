@@ -92,9 +92,56 @@ def test_what_is_printed_of_each_public_thing() -> None:
     assert repr(pruning).endswith(", ended)")
 
 
-def test_a_misspelled_argument() -> None:
-    with pytest.raises(TypeError, match="granularty"):
-        prunus.global_prune(small_net(), 0.5, granularty="kernel")  # type: ignore[call-arg]
+DATA = [(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))]
+VERBS: dict[str, Any] = {
+    "rank": prunus.rank,
+    "make_masks": lambda model, **given: prunus.make_masks(model, 0.5, **given),
+    "prune": lambda model, **given: prunus.prune(model, 0.5, **given),
+    "global_prune": prunus.global_prune,
+    "gradient_prune": prunus.gradient_prune,
+    "sweep": lambda model, **given: prunus.sweep(model, DATA, p_prune=0.5, **given),
+    "Diversified": lambda model, **given: prunus.Diversified(model, 0.5, **given),
+    "MUP": prunus.MUP,
+    "evidence": lambda model, **given: prunus.evidence(model, DATA, **given),
+    "fill_gradients": lambda model, **given: prunus.fill_gradients(model, DATA, **given),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_misspelled_keyword(verb: str) -> None:
+    """In the name of the verb that was called, with what was meant."""
+    model = prunus.global_prune(small_net(), 0.2)
+    before = weights_of(model)
+    meant = {"excludes": "exclude", "layer": "layers"}
+    meant |= {} if verb in ("evidence", "fill_gradients") else {"granularty": "granularity"}
+    for wrong, right in meant.items():
+        with pytest.raises(
+            TypeError, match=rf"^{verb}\(\) has no keyword '{wrong}': did you mean '{right}'\?"
+        ):
+            VERBS[verb](model, **{wrong: "kernel"})
+    with pytest.raises(TypeError, match=rf"^{verb}\(\) has no keyword 'xyzzy': it has model, .*exclude"):
+        VERBS[verb](model, xyzzy=1)
+    assert_same(model, before)
+
+
+def test_keywords_of_what_measures_and_applies() -> None:
+    with pytest.raises(TypeError, match=r"^evaluate\(\) has no keyword 'metrics': did you mean 'metric'\?"):
+        prunus.evaluate(small_net(), DATA, metrics=None)  # type: ignore[call-arg]
+    with pytest.raises(
+        TypeError, match=r"^apply_masks\(\) has no keyword 'p_prune': it has model, masks, passes"
+    ):
+        prunus.apply_masks(small_net(), prunus.Masks({}), p_prune=0.5)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("verb", ["rank", "make_masks", "prune", "global_prune", "gradient_prune"])
+def test_a_seed_where_a_generator_is_wanted(verb: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{verb}\(\) has no keyword 'seed': give generator=(.*)") as caught:
+        VERBS[verb](small_net(), seed=3)
+    advised = eval(str(caught.value).rpartition("give generator=")[2], {"torch": torch})
+    VERBS[verb](small_net(), generator=advised)
+    assert advised.initial_seed() == 3
+    with pytest.raises(TypeError, match=r"^sweep\(\) has no keyword 'seed': did you mean 'seeds'"):
+        VERBS["sweep"](small_net(), seed=3)
 
 
 @pytest.mark.parametrize("argument", ["include", "exclude"])
@@ -168,6 +215,33 @@ def test_masks_of_another_network() -> None:
     with pytest.raises(ValueError, match="another network"):
         other & elsewhere
     assert_same(model, before)
+
+
+def test_no_masks_at_all(tmp_path: Path) -> None:
+    model = prunus.global_prune(small_net(), 0.2)
+    before = weights_of(model)
+    prunus.Masks({}).save(tmp_path / "masks.safetensors")
+    for masks in (prunus.Masks({}), prunus.Masks.load(tmp_path / "masks.safetensors")):
+        with pytest.raises(ValueError, match="masks is empty"):
+            prunus.apply_masks(model, masks)
+    assert_same(model, before)
+
+
+@pytest.mark.parametrize("byte", [2, 255])
+def test_booleans_that_are_neither_0_nor_1(byte: int, tmp_path: Path) -> None:
+    """torch counts them as true, but weights are masked by their bits."""
+    from safetensors.torch import save_file
+
+    wrong = torch.tensor([[1, 0], [byte, 1]], dtype=torch.uint8).view(torch.bool)
+    for mask in (wrong, wrong.t(), wrong[1:].expand(3, 2)):
+        with pytest.raises(
+            ValueError, match=rf"'0\.weight' has bytes that are not 0 or 1, such as {byte}: give"
+        ):
+            prunus.Masks({"1.weight": torch.ones(2).bool(), "0.weight": mask})
+    save_file({"0.weight": wrong}, tmp_path / "masks.safetensors")
+    with pytest.raises(ValueError, match=r"not a file of masks: mask of '0\.weight' has bytes"):
+        prunus.Masks.load(tmp_path / "masks.safetensors")
+    assert prunus.Masks({"0.weight": wrong != 0}).pruned == 1  # as the message advises
 
 
 def test_masks_of_what_a_network_wraps_and_of_a_wrapper() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
+from functools import wraps
+from inspect import Parameter, signature
 from numbers import Integral, Real
 from typing import ParamSpec, TypeVar
 
@@ -67,6 +70,52 @@ def chosen(argument: str, given: str | Callable[P, R], table: Mapping[str, Calla
         ValueError: no such name; the message lists them all.
     """
     return given if callable(given) else choose(argument, given, table)
+
+
+def knows_keywords(choice: type | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function refuse unknown keywords in its own name, and not in that of one to which it passes them.
+
+    Args:
+        choice: the TypedDict of its `**choice`, if it has that.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        named = [
+            p.name for p in signature(function).parameters.values() if p.kind is not Parameter.VAR_KEYWORD
+        ]
+        allowed = [*named, *getattr(choice, "__annotations__", ())]
+        verb = function.__qualname__.removesuffix(".__init__")
+
+        @wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            check_keywords(verb, kwargs, allowed)
+            return function(*args, **kwargs)
+
+        return called
+
+    return decorate
+
+
+def check_keywords(verb: str, given: Mapping[str, object], allowed: Iterable[str]) -> None:
+    """Refuse the first keyword that is none of a verb's.
+
+    Raises:
+        TypeError: names the verb, the keyword, and what was probably meant.
+
+    Example:
+        >>> check_keywords("prune", {"granularty": "kernel"}, ["model", "granularity"])
+        Traceback (most recent call last):
+        TypeError: prune() has no keyword 'granularty': did you mean 'granularity'?
+    """
+    allowed = [name for name in allowed if name != "self"]
+    for name, value in given.items():
+        if name in allowed:
+            continue
+        near = get_close_matches(name, allowed, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(allowed)}"
+        if name == "seed" and "generator" in allowed:
+            hint = f"give generator=torch.Generator().manual_seed({value!r})"
+        raise TypeError(f"{verb}() has no keyword {name!r}: {hint}")
 
 
 def spread(text: str) -> Sequence[Decimal]:

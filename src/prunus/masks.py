@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prunus.files import whole_file
-from prunus.weights import layer_weights
+from prunus.weights import depth_outside, layer_weights
 
 
 class Masks(Mapping[str, Tensor]):
@@ -23,6 +24,7 @@ class Masks(Mapping[str, Tensor]):
 
     Raises:
         TypeError: a mask is not a boolean tensor, or its name no string.
+        ValueError: a mask has bytes other than 0 and 1, as another program may have written them.
 
     Example:
         >>> a = Masks({"weight": torch.tensor([[True, False], [True, True]])})
@@ -38,6 +40,7 @@ class Masks(Mapping[str, Tensor]):
             if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
                 kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
                 raise TypeError(f"mask of {name!r} must be a torch.bool tensor, got {kind}")
+            _check_bytes(name, mask)
         self._masks = dict(masks)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -147,14 +150,47 @@ class Masks(Mapping[str, Tensor]):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not a safetensors file of boolean tensors, or a truncated one.
+            ValueError: not a safetensors file of boolean tensors, a truncated one, or bytes in it but 0, 1.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"no masks file {os.fspath(path)!r}")
         try:
             return cls(load_file(path))
-        except (SafetensorError, TypeError) as error:
+        except (SafetensorError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)!r} is not a file of masks: {error}") from error
+
+
+def _check_bytes(name: str, mask: Tensor) -> None:
+    """Refuse booleans that are neither 0 nor 1: torch takes them for true, but weights are masked by bits."""
+    if not mask.numel() or mask.is_meta:
+        return
+    largest = int(mask.view(torch.uint8).max())
+    if largest > 1:
+        raise ValueError(f"mask of {name!r} has bytes that are not 0 or 1, such as {largest}: give mask != 0")
+
+
+SHOWN = 5  # names in a warning
+
+
+def emptied(masks: Iterable[tuple[str, Tensor]]) -> dict[str, int]:
+    """The number of weights of each tensor that keeps none, by its name."""
+    # NumPy stops at the first that is kept, which is over a hundred times as fast
+    found = ((name, mask, mask.numpy() if mask.device.type == "cpu" else mask) for name, mask in masks)
+    return {name: mask.numel() for name, mask, array in found if mask.numel() and not array.any()}
+
+
+def warn_of_emptied(found: Mapping[str, int], layers: int, when: str = "") -> None:
+    """One warning about all tensors that lose every weight: nothing passes through such a layer any more."""
+    if found:
+        names = ", ".join(
+            f"{name} ({counted(total, 'weight')})" for name, total in list(found.items())[:SHOWN]
+        )
+        more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
+        warnings.warn(
+            f"pruning empties {len(found):,} of {counted(layers, 'layer')}{when}, all of whose weights fall: "
+            f"{names}{more}; keep_at_least=1 leaves a piece of each",
+            stacklevel=depth_outside(),
+        )
 
 
 def counted(count: int, what: str) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.application.applying import masks_in_force, prune_by, take_off, zero
 from prunus.application.passes import PASSES
 from prunus.application.pruning import Pruning
-from prunus.checks import check_fraction, choose
-from prunus.masks import Masks, check_same_weights
+from prunus.checks import check_fraction, choose, knows_keywords
+from prunus.masks import Masks, check_same_weights, emptied, warn_of_emptied
 from prunus.processes import of_first
 from prunus.selection.ranking import Choice, rank
 from prunus.weights import layer_weights
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+@knows_keywords(Choice)
 def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: Unpack[Choice]) -> Masks:
     """Compute masks and touch nothing.
 
     `int(p_prune · N)` of the N pieces become candidates, lowest score first, ties by position; each
     is pruned with chance `p_bern`, one independent draw a piece (Wang, Wu, Chen 2022, arXiv
-    2208.08677, section 3.2).
+    2208.08677, section 3.2). Warns where a layer loses all its weights, unless p_prune is 1.
 
     Args:
         model: any network; of a pruned one, the original weights are ranked.
@@ -49,9 +51,12 @@ def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: 
     [candidates] = rank(model, **choice).candidates([p_prune])
     masks = candidates.draw(p_bern, choice.get("generator"))
     decided = p_bern in (0, 1) or choice.get("generator") is not None
-    return masks if decided else Masks(dict(of_first(masks.items())))
+    masks = masks if decided else Masks(dict(of_first(masks.items())))
+    candidates.warn_of_emptied(masks)
+    return masks
 
 
+@knows_keywords(Choice)
 def prune(
     model: nn.Module,
     p_prune: float,
@@ -61,6 +66,8 @@ def prune(
     **choice: Unpack[Choice],
 ) -> Pruning:
     """Prune in place of any mask the model is under, and keep a handle on it.
+
+    Warns where a layer loses all its weights, unless `p_prune` is 1; `keep_at_least=1` prevents that.
 
     Args:
         model: the network; its modules, parameters and state_dict keys stay the same objects.
@@ -91,6 +98,7 @@ def prune(
     return Pruning(model, candidates, p_bern, passes, choice.get("generator"))
 
 
+@knows_keywords(Choice)
 def global_prune(
     model: nn.Module,
     p_prune: float = 0.3,
@@ -123,9 +131,21 @@ def global_prune(
     check_fraction("p_bern", p_bern)
     ranking = rank(model, **choice)
     masks = ranking.masks(p_prune, p_bern, choice.get("generator"))
-    return zero(model, ranking.partitions, masks if choice.get("generator") else of_first(masks))
+    gone: dict[str, int] = {}
+    zero(model, ranking.partitions, _noting(masks if choice.get("generator") else of_first(masks), gone))
+    if p_prune < 1:
+        warn_of_emptied(gone, len(ranking.tensors))
+    return model
 
 
+def _noting(masks: Iterable[tuple[str, Tensor]], gone: dict[str, int]) -> Iterator[tuple[str, Tensor]]:
+    """The same masks, which do not exist all at once; meanwhile, those that keep nothing are noted."""
+    for name, mask in masks:
+        gone |= emptied([(name, mask)])
+        yield name, mask
+
+
+@knows_keywords(Choice)
 def gradient_prune(
     model: nn.Module, p_prune: float = 0.3, p_bern: float = 1.0, **choice: Unpack[Choice]
 ) -> nn.Module:
@@ -150,6 +170,7 @@ def gradient_prune(
     return prune(model, p_prune, p_bern=p_bern, passes="backward", **choice).model
 
 
+@knows_keywords()
 def apply_masks(model: nn.Module, masks: Masks, passes: str = "both") -> nn.Module:
     """Prune `model` by masks made before, in place of any mask it is under.
 
@@ -164,8 +185,8 @@ def apply_masks(model: nn.Module, masks: Masks, passes: str = "both") -> nn.Modu
 
     Raises:
         TypeError: `masks` is not a `Masks`.
-        ValueError: unknown `passes`, masks of another network, or a layer with a `weight_mask` or
-            `weight_orig` of its own.
+        ValueError: unknown `passes`, no masks at all, masks of another network, or a layer with a
+            `weight_mask` or `weight_orig` of its own.
 
     Example:
         >>> import prunus
@@ -177,6 +198,10 @@ def apply_masks(model: nn.Module, masks: Masks, passes: str = "both") -> nn.Modu
     choose("passes", passes, PASSES)
     if not isinstance(masks, Masks):
         raise TypeError(f"masks must be prunus.Masks, got {type(masks).__name__}")
+    if not masks:
+        raise ValueError(
+            "masks is empty: expected one of a weight at least; prunus.restore undoes all pruning"
+        )
     weights = layer_weights(model)
     check_same_weights(masks, {name: weight.parameter.shape for name, weight in weights.items()})
     prune_by(model, masks, passes)

@@ -33,6 +33,7 @@ class Pruning:
         self.model, self.candidates, self.p_bern, self.passes = model, candidates, p_bern, passes
         self.generator = generator
         self.masks = self._draw()
+        candidates.warn_of_emptied(self.masks)  # before anything is done, as it may be made an error
         self._together = prune_by(model, self.masks, passes)
 
     def __repr__(self) -> str:

@@ -47,11 +47,7 @@ def inspect_command(
 
     source = images.source(calibration.calibration_images)
     for network in networks.load(images):
-        masks = _masks(network, how, which.which(), source)
-        show(mask_table(network.name, masks))
-        for name, (pruned, total) in masks.counts.items():
-            if pruned == total:
-                click.echo(f"warning: {name} would be emptied: all its {total:,} weights pruned", err=True)
+        show(mask_table(network.name, _masks(network, how, which.which(), source)))
 
 
 def _masks(network: Network, how: HowToPrune, which: Which, source: Source) -> Masks:

@@ -57,7 +57,7 @@ class Measuring:
             amp=half if self.machine.amp else None,
             which=self.which.which(),
         )
-        options = recorded(self.how, self.which, self.calibration)
+        options = {**self.how.recorded(), **recorded(self.which, self.calibration)}
         options |= {**self.images.recorded(), **self.machine.recorded(), "passes": passes}
         return run(sweep, SWEEP, self.output, options)
 

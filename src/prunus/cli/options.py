@@ -153,6 +153,16 @@ class HowToPrune:
         default="l1",
         help="Scores of one piece are summed (l1) or averaged (mean).",
     )
+    keep_at_least: int = option(
+        "--keep-at-least",
+        type=click.IntRange(0),
+        default=0,
+        help="Pieces that every weight tensor keeps, its highest; others of the scope fall in their place.",
+    )
+
+    def recorded(self) -> dict[str, Any]:
+        """As a results folder keeps it; without a floor, as folders do that are older than that option."""
+        return {name: value for name, value in recorded(self).items() if name != "keep_at_least" or value}
 
 
 @dataclass(frozen=True)

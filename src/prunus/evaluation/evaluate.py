@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prunus.checks import knows_keywords
 from prunus.evaluation.batches import Labelled, labelled, logits_of
 from prunus.modes import eval_mode
 
@@ -57,6 +58,7 @@ class MetricObject(Protocol):
 Metric: TypeAlias = MetricObject | Callable[[Any, Any], Any]
 
 
+@knows_keywords()
 def evaluate(
     model: nn.Module,
     loader: Iterable[Any],

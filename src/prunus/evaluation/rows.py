@@ -26,6 +26,7 @@ COLUMNS = (
     "criterion",
     "scope",
     "norm",
+    "keep_at_least",
     "passes",
     "seed",
 )
@@ -69,7 +70,7 @@ class SweepRow:
     def read(cls, columns: Mapping[str, Any]) -> SweepRow:
         """The row of which `stored` gave this."""
         result = Result(**{name: columns[name] for name in Result.__dataclass_fields__ if name in columns})
-        setting = Setting(**{name: columns[name] for name in Setting.__dataclass_fields__})
+        setting = Setting(**{name: columns[name] for name in Setting.__dataclass_fields__ if name in columns})
         layers = {name: (pruned, weights) for name, (pruned, weights) in columns["layers"].items()}
         return cls(columns["network"], Point(setting, result, layers))
 

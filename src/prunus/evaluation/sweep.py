@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from prunus.application.applying import unpruned
 from prunus.application.passes import PASSES
-from prunus.checks import check_fraction, choose, chosen
+from prunus.checks import check_fraction, check_whole, choose, chosen, knows_keywords
 from prunus.evaluation.evaluate import Metric, Result, evaluate
-from prunus.masks import Masks
+from prunus.masks import Masks, counted, warn_of_emptied
 from prunus.scores.criteria import CRITERIA, Criterion
 from prunus.scores.evidence import Evidence
 from prunus.selection.pieces import GRANULARITIES, NORMS
@@ -39,6 +39,7 @@ class Setting:
     norm: str = "l1"
     passes: str = "both"
     seed: int = 0
+    keep_at_least: int = 0
 
     def __post_init__(self) -> None:
         check_fraction("p_prune", self.p_prune)
@@ -48,6 +49,7 @@ class Setting:
         chosen("scope", self.scope, SCOPES)
         choose("norm", self.norm, NORMS)
         choose("passes", self.passes, PASSES)
+        check_whole("keep_at_least", self.keep_at_least)
 
     @property
     def ranked_by(self) -> Setting:
@@ -94,10 +96,11 @@ def grid(
     norm: str = "l1",
     passes: str = "both",
     seeds: Sequence[int] | int = 0,
+    keep_at_least: int = 0,
 ) -> list[Setting]:
     """Every combination, once; each argument is one value or several."""
     return [
-        Setting(p, bern, piece, how, where, norm, passes, seed)
+        Setting(p, bern, piece, how, where, norm, passes, seed, keep_at_least)
         for piece in _several(granularity)
         for how in _several(criterion)
         for where in _several(scope)
@@ -125,8 +128,37 @@ def measure(
     """Measure settings one by one. Neighbours that rank alike are ranked once.
 
     Without anything pruned, the network is measured once. It is pruned only while a point is being made,
-    never when one is handed out.
+    never when one is handed out. At the end it warns, once, of layers that lost all their weights.
     """
+    points = []
+    for point in _measured(model, loader, settings, evidence, amp, metric, which):
+        points.append(point)
+        yield point
+    _warn_of_emptied(points)
+
+
+def _warn_of_emptied(points: Sequence[Point]) -> None:
+    found: dict[str, int] = {}
+    ratios = []
+    for point in points:
+        gone = {name: total for name, (pruned, total) in point.layers.items() if pruned == total > 0}
+        if gone and point.setting.p_prune < 1:
+            found |= gone
+            ratios.append(point.setting.p_prune)
+    if found:
+        when = f" at {len(ratios):,} of {counted(len(points), 'setting')} (p_prune from {min(ratios):g})"
+        warn_of_emptied(found, len(points[0].layers), when)
+
+
+def _measured(
+    model: nn.Module,
+    loader: Iterable[Any],
+    settings: Iterable[Setting],
+    evidence: Evidence | None,
+    amp: torch.dtype | None,
+    metric: Metric | None,
+    which: Which,
+) -> Iterator[Point]:
     clean: Result | None = None  # of the unpruned network, which many settings share
     for _, alike in groupby(settings, lambda setting: setting.ranked_by):
         batch = list(alike)
@@ -139,6 +171,7 @@ def measure(
             norm=first.norm,
             evidence=evidence,
             generator=generator,
+            keep_at_least=first.keep_at_least,
             **which,
         )
         ranked = generator.get_state()
@@ -162,6 +195,7 @@ def _masks(
         yield setting, candidates.draw(setting.p_bern, generator)
 
 
+@knows_keywords()
 def sweep(
     model: nn.Module,
     loader: Iterable[Any],
@@ -180,6 +214,7 @@ def sweep(
     evidence: Evidence | None = None,
     amp: torch.dtype | None = None,
     metric: Metric | None = None,
+    keep_at_least: int = 0,
 ) -> list[Point]:
     """Accuracy at every combination of the given values; the model is left as it was.
 
@@ -191,7 +226,7 @@ def sweep(
         p_prune: one fraction in [0, 1] or several; likewise `p_bern`.
         granularity: one name or several; likewise `criterion` and `scope` (names or functions) and
             `seeds`. See `prunus.rank`.
-        norm: see `prunus.rank`; likewise `layers`, `include`, `exclude`, `evidence`.
+        norm: see `prunus.rank`; likewise `keep_at_least`, `layers`, `include`, `exclude`, `evidence`.
         passes: "both", "backward" or "forward".
         amp: run under autocast in this dtype; default off.
         metric: measure this in place of accuracy, see `evaluate`.
@@ -204,6 +239,8 @@ def sweep(
         TypeError: `loader` can be read only once.
         TypeError, ValueError: as `prunus.rank` and `evaluate` do.
 
+    Warns once, at the end, where a layer lost all its weights below p_prune 1.
+
     Example:
         >>> import prunus
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten())
@@ -213,6 +250,6 @@ def sweep(
     """
     if isinstance(loader, Iterator):
         raise TypeError("loader is an iterator, which can be read once only: give a DataLoader or a list")
-    settings = grid(p_prune, p_bern, granularity, criterion, scope, norm, passes, seeds)
+    settings = grid(p_prune, p_bern, granularity, criterion, scope, norm, passes, seeds, keep_at_least)
     which: Which = {"layers": layers, "include": include, "exclude": exclude}
     return list(measure(model, loader, settings, evidence=evidence, amp=amp, metric=metric, **which))

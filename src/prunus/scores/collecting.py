@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 from torch.nn import functional as F
 
+from prunus.checks import knows_keywords
 from prunus.scores.criteria import CRITERIA, Criterion, needs_of
 from prunus.scores.evidence import Batches, Evidence, Loss, gradients
 from prunus.weights import Layers, Patterns, find_weights
 
 
+@knows_keywords()
 def evidence(
     model: nn.Module,
     batches: Batches,
@@ -62,6 +64,7 @@ def evidence(
     return Evidence({kind: kind(model, weights, batches, loss) for kind in kinds})
 
 
+@knows_keywords()
 def fill_gradients(
     model: nn.Module,
     batches: Batches,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prunus.checks import check_fraction
-from prunus.masks import Masks
+from prunus.masks import Masks, emptied, warn_of_emptied
 from prunus.selection.arrays import CHUNK, Room, as_array, compare
 from prunus.selection.pieces import Partition
 
@@ -38,6 +38,11 @@ class Candidates:
         """
         p_bern = check_fraction("p_bern", p_bern)
         return Masks(dict(fall(self.kept.items(), self.partitions, self.devices, p_bern, generator)))
+
+    def warn_of_emptied(self, masks: Masks) -> None:
+        """Say, once a call and not at every draw, which tensors keep nothing, unless all was asked for."""
+        if any(flags.any() for flags in self.kept.values()):
+            warn_of_emptied(emptied(masks.items()), len(masks))
 
 
 def fall(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from prunus.selection.arrays import CHUNK, Array, Room, as_array, compare, count_true, where_true
-from prunus.selection.scored import Kept, ScoreMap, not_finite
+from prunus.selection.scored import Kept, Protected, ScoreMap, not_finite
 
 SAMPLE = 1 << 15  # scores that the brackets are made from, at least
 MARGIN = 4.0  # half the width of a bracket, in standard deviations of a position in the sample
@@ -36,9 +36,10 @@ def draw_lines(scores: ScoreMap, counts: Sequence[int]) -> list[Line]:
     """The line under which exactly `count` pieces lie, for every count.
 
     Raises:
-        ValueError: a score is NaN or infinite.
+        ValueError: a score is NaN or infinite, or more pieces are asked for than are not protected.
     """
     total, scratch = sum(len(source) for source in scores.values()), _scratch(scores)
+    _check_counts(scores, total, max(counts, default=0))
     flags = np.empty((2, len(scratch)), bool)
     sample = _sample(scores, total) if total > SAMPLE else np.empty(0)
     lines = {0: Line(-math.inf, 0)}
@@ -47,8 +48,9 @@ def draw_lines(scores: ScoreMap, counts: Sequence[int]) -> list[Line]:
         missing = [count for count in dict.fromkeys(counts) if count not in lines]
         brackets = [_Bracket(count, *_between(sample, count / total, margin)) for count in missing]
         for name, source in scores.items():
+            known = isinstance(source, Protected)  # to be finite beneath: what is protected has been found
             for chunk in source.chunks(scratch):
-                if len(chunk) and not chunk.max() < math.inf:  # NaN is not, either
+                if len(chunk) and not known and not chunk.max() < math.inf:  # NaN is not, either
                     raise not_finite(name)
                 for bracket in brackets:
                     bracket.survey(chunk, flags)
@@ -56,6 +58,16 @@ def draw_lines(scores: ScoreMap, counts: Sequence[int]) -> list[Line]:
         if all(count in lines for count in counts):
             return [lines[count] for count in counts]
         margin *= 4
+
+
+def _check_counts(scores: ScoreMap, total: int, most: int) -> None:
+    protected = sum(len(source.places) for source in scores.values() if isinstance(source, Protected))
+    if most > total - protected:
+        where = next(iter(scores)) if len(scores) == 1 else f"{len(scores):,} tensors"
+        raise ValueError(
+            f"p_prune asks for {most:,} of the {total:,} pieces of {where}, but keep_at_least protects "
+            f"{protected:,} of them, which leaves {total - protected:,}: lower one of the two"
+        )
 
 
 def above(scores: ScoreMap, line: Line) -> Kept:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prunus.checks import check_fraction, choose, chosen
+from prunus.checks import check_fraction, check_whole, choose, chosen, knows_keywords
 from prunus.masks import counted
 from prunus.scores.criteria import CRITERIA, Criterion, Pieces, declared, magnitude, score
 from prunus.scores.evidence import Evidence, of_grads
 from prunus.selection.draw import Candidates, fall
+from prunus.selection.floor import protect
 from prunus.selection.pieces import GRANULARITIES, NORMS, Partition
 from prunus.selection.scope import SCOPES, Scope
 from prunus.selection.scored import Kept, Magnitudes, Scored, Scores, Stored, check_finite
@@ -28,6 +29,7 @@ class Choice(Which, total=False):
     norm: str
     evidence: Evidence | None
     generator: torch.Generator | None
+    keep_at_least: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,6 +44,7 @@ class Ranking:
     devices: dict[str, torch.device]
     scope: Scope
     how: str
+    keep_at_least: int = 0
 
     def __repr__(self) -> str:
         pieces = sum(tensor.partition.count for tensor in self.tensors)
@@ -71,12 +74,13 @@ class Ranking:
 
     def _cut(self, fractions: Sequence[float]) -> Iterator[Kept]:
         """What the scope keeps at every fraction; one of the user's own is checked before it is used."""
-        cuts = iter(self.scope(self.tensors, fractions))
+        builtin = self.scope in SCOPES.values()
+        cuts = iter(self.scope(protect(self.tensors, self.keep_at_least if builtin else 0), fractions))
         for fraction in fractions:
             kept = next(cuts, None)
             if kept is None:
                 raise ValueError(f"scope gave nothing for p_prune {fraction:g}: expected a stream for each")
-            yield kept if self.scope in SCOPES.values() else iter(list(self._checked(kept)))
+            yield kept if builtin else iter(list(self._checked(kept)))
 
     def _checked(self, kept: Kept) -> Kept:
         kept = iter(kept)
@@ -90,9 +94,15 @@ class Ranking:
                     f"{right[1]}, and the weight tensors in their order"
                 )
             assert flags is not None
+            left, least = int(flags.count_nonzero()), min(self.keep_at_least, len(flags))
+            if left < least:
+                raise ValueError(
+                    f"scope keeps {left:,} of {len(flags):,} pieces of {name}; keep_at_least={least}"
+                )
             yield tensor.name, flags
 
 
+@knows_keywords()
 def rank(
     model: nn.Module,
     *,
@@ -105,6 +115,7 @@ def rank(
     exclude: Patterns | None = (),
     evidence: Evidence | None = None,
     generator: torch.Generator | None = None,
+    keep_at_least: int = 0,
 ) -> Ranking:
     """Score the weights of a network, which is left untouched.
 
@@ -127,6 +138,10 @@ def rank(
         evidence: what a criterion reads beside the weights, from `prunus.evidence`; default the
             parameters' `.grad`, where they have one.
         generator: source of random scores; default the global one.
+        keep_at_least: number of pieces that every weight tensor keeps (or all, where it has fewer): its
+            highest are no candidates, of equal ones the last, and the next lowest pieces that the scope
+            covers are in their place, so that the count stays `int(p_prune · N)`. A scope function has to
+            keep as many by itself. Default 0: a tensor may lose all its weights.
 
     Returns:
         The scores, to be cut by `.candidates(fractions)`.
@@ -134,7 +149,8 @@ def rank(
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: an unknown name, a pattern that matches nothing, nothing to prune, weights or
-            scores that are NaN or infinite, or a criterion without the evidence that it needs.
+            scores that are NaN or infinite, or a criterion without the evidence that it needs. When it is
+            cut: `keep_at_least` leaves fewer pieces than are to become candidates.
 
     Example:
         >>> import prunus
@@ -158,8 +174,9 @@ def rank(
         partition = Partition.of(weight.owners[0], pieces)
         tensors.append(Scored(weight.name, _scores(weight, partition, by, pool, known, generator), partition))
     devices = {name: weight.parameter.device for name, weight in weights.items()}
+    least = check_whole("keep_at_least", keep_at_least)
     names = (getattr(given, "__name__", given) for given in (criterion, granularity, scope))
-    return Ranking(tensors, devices, where, ", ".join(map(str, names)))
+    return Ranking(tensors, devices, where, ", ".join(map(str, names)), least)
 
 
 def _scores(

@@ -103,6 +103,48 @@ class Magnitudes:
         return values[torch.unravel_index(places, values.shape)].abs()
 
 
+@dataclass(frozen=True)
+class Protected:
+    """Finite scores, those at some sorted places raised to infinity."""
+
+    scores: Scores
+    places: np.ndarray
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the scores."""
+        return self.scores.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the scores."""
+        return self.scores.device
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def chunks(self, scratch: Tensor) -> Iterator[Array]:
+        """Copies where there is something to raise: what lies beneath may be the scores themselves."""
+        end = 0
+        for chunk in self.scores.chunks(scratch):
+            start, end = end, end + len(chunk)
+            first, last = np.searchsorted(self.places, (start, end))
+            yield _raised(chunk, self.places[first:last] - start) if first < last else chunk
+
+    def every(self, first: int, step: int) -> Tensor:
+        """A copy where there is something to raise."""
+        after = self.places[self.places >= first] - first
+        raised: Tensor = _raised(self.scores.every(first, step), after[after % step == 0] // step)
+        return raised
+
+
+def _raised(values: Array, places: np.ndarray) -> Array:
+    """A copy, infinite at these places."""
+    copied = values.clone() if isinstance(values, Tensor) else values.copy()
+    copied[torch.from_numpy(places).to(values.device) if isinstance(values, Tensor) else places] = torch.inf
+    return copied
+
+
 def _flat(tensor: Tensor, size: int) -> Iterator[Tensor]:
     """The entries in row-major order, up to `size` at a time; at other strides only some rows are copied."""
     if tensor.is_contiguous():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prunus.application.applying import put_on
 from prunus.application.detour import StandIn
 from prunus.application.passes import PASSES
-from prunus.checks import check_fraction, check_whole, choose
+from prunus.checks import check_fraction, check_whole, choose, knows_keywords
 from prunus.masks import Masks
 from prunus.selection.draw import Candidates
 from prunus.selection.ranking import Choice, rank
@@ -74,6 +74,7 @@ class Diversified(Surrogate):
         (3, False, True)
     """
 
+    @knows_keywords(Choice)
     def __init__(
         self,
         model: nn.Module,

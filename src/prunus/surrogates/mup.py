@@ -12,7 +12,7 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from prunus.application.detour import StandIn
-from prunus.checks import check_fraction, choose, chosen
+from prunus.checks import check_fraction, choose, chosen, knows_keywords
 from prunus.scores.criteria import CRITERIA, Criterion, Pieces, declared, score
 from prunus.scores.evidence import Loss, gradients
 from prunus.selection.line import keep_rows
@@ -69,6 +69,7 @@ class MUP(Surrogate):
         torch.Size([4, 3, 8, 8])
     """
 
+    @knows_keywords()
     def __init__(
         self,
         model: nn.Module,
