@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunus.extras import need
+from prunus.files import errors_name
 from prunus.inputs.networks import Network
 
 
@@ -97,15 +99,40 @@ def round_within(adversarial: Tensor, clean: Tensor, eps: float) -> Tensor:
 
 
 def save_png(images: Tensor, paths: Sequence[Path]) -> None:
-    """Write images of 256 levels, (batch, 1 or 3, height, width) in [0, 1], a file each."""
+    """Write images of 256 levels, (batch, 1 or 3, height, width) in [0, 1], a file each.
+
+    Raises:
+        OSError: one cannot be written, by its name.
+    """
     image = need("PIL.Image", "eval")
     for pixels, path in zip((255 * images).round().byte().cpu().permute(0, 2, 3, 1), paths, strict=True):
-        image.fromarray(pixels.squeeze(2).numpy() if pixels.shape[2] == 1 else pixels.numpy()).save(path)
+        made = image.fromarray(pixels.squeeze(2).numpy() if pixels.shape[2] == 1 else pixels.numpy())
+        # Not as a whole_file: an attack that was interrupted writes all of its images again
+        with errors_name(path):
+            made.save(path)
 
 
 def load_png(paths: Sequence[Path]) -> Tensor:
-    """The images of these files, (batch, 1 or 3, height, width) in [0, 1]."""
-    image = need("PIL.Image", "eval")
-    arrays = [np.asarray(image.open(path)) for path in paths]
+    """The images of these files, (batch, 1 or 3, height, width) in [0, 1].
+
+    Raises:
+        ValueError: one cannot be read, or is of another size or kind than the first.
+    """
+    arrays = [_load(path) for path in paths]
+    for array, path in zip(arrays, paths, strict=True):
+        if array.shape != arrays[0].shape:
+            raise ValueError(f"image {path} has shape {array.shape}, but {paths[0]} {arrays[0].shape}")
     pixels = torch.from_numpy(np.stack(arrays))
     return (pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)).float() / 255
+
+
+def _load(path: Path) -> NDArray[np.uint8]:
+    try:
+        with need("PIL.Image", "eval").open(path) as image:
+            if image.mode not in ("L", "RGB"):
+                raise ValueError(f"expected pixels in grey or RGB, got {image.mode}")
+            return np.asarray(image)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # Pillow raises many kinds
+        raise ValueError(f"cannot read image {path} ({type(error).__name__}: {error})") from error
