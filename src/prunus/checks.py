@@ -36,6 +36,34 @@ def check_fraction(argument: str, value: object) -> float:
     return number
 
 
+def check_number(argument: str, value: object) -> float:
+    """A number as a float.
+
+    Raises:
+        TypeError: something else.
+        OverflowError: a whole number that no float can be.
+
+    Example:
+        >>> check_number("loss", "0.1")
+        Traceback (most recent call last):
+        TypeError: loss must be a number, got '0.1'
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{argument} must be a number, got {value!r}")
+    return float(value)
+
+
+def check_text(argument: str, value: object) -> str:
+    """A str.
+
+    Raises:
+        TypeError: something else.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{argument} must be text, got {value!r}")
+    return value
+
+
 def check_whole(argument: str, value: object, least: int = 0) -> int:
     """A whole number, of Python or NumPy, as an int.
 

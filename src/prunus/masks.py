@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from prunus.files import whole_file
@@ -135,14 +134,17 @@ class Masks(Mapping[str, Tensor]):
 
         Raises:
             FileNotFoundError: no such folder.
+            OSError: the file cannot be written: a full disk, a read-only one.
         """
         if not Path(path).parent.is_dir():
             raise FileNotFoundError(f"no folder {os.fspath(Path(path).parent)!r} to save masks in")
         tensors = {
             name: mask.cpu().clone(memory_format=torch.contiguous_format) for name, mask in self.items()
         }
-        with whole_file(path) as temporary:
-            save_file(tensors, temporary)
+        # Not by save_file, which where it is killed leaves files of names of its own
+        data = save(tensors)
+        with whole_file(path) as partial:
+            partial.write_bytes(data)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Masks:
@@ -156,8 +158,8 @@ class Masks(Mapping[str, Tensor]):
             raise FileNotFoundError(f"no masks file {os.fspath(path)!r}")
         try:
             return cls(load_file(path))
-        except (SafetensorError, TypeError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)!r} is not a file of masks: {error}") from error
+        except Exception as error:  # damaged files make the reader raise nearly anything
+            raise ValueError(f"{os.fspath(path)!r} is not a file of masks: {error!s:.300}") from error
 
 
 def _check_bytes(name: str, mask: Tensor) -> None:

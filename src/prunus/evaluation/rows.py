@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from prunus.checks import check_number, check_text, check_whole
 from prunus.evaluation.evaluate import Result
 from prunus.evaluation.sweep import Point, Setting
 
@@ -68,11 +69,21 @@ class SweepRow:
 
     @classmethod
     def read(cls, columns: Mapping[str, Any]) -> SweepRow:
-        """The row of which `stored` gave this."""
+        """The row of which `stored` gave this.
+
+        Raises:
+            KeyError, TypeError, ValueError: `stored` gives no such thing.
+        """
+        for name in ("seed", "images", "correct", "correct5"):
+            check_whole(name, columns[name])
+        check_number("loss", columns["loss"])
         result = Result(**{name: columns[name] for name in Result.__dataclass_fields__ if name in columns})
         setting = Setting(**{name: columns[name] for name in Setting.__dataclass_fields__ if name in columns})
-        layers = {name: (pruned, weights) for name, (pruned, weights) in columns["layers"].items()}
-        return cls(columns["network"], Point(setting, result, layers))
+        layers = {
+            name: (check_whole(name, pruned), check_whole(name, weights))
+            for name, (pruned, weights) in columns["layers"].items()
+        }
+        return cls(check_text("network", columns["network"]), Point(setting, result, layers))
 
 
 def varied(rows: Sequence[SweepRow]) -> list[str]:

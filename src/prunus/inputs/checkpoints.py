@@ -15,6 +15,7 @@ from torch import Tensor
 StateDict = dict[str, Tensor]
 
 KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net")  # where training code puts it
+DEEPEST = 8  # of these in one another
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # DataParallel, torch.compile, Lightning
 
 
@@ -56,7 +57,7 @@ def _reason(error: Exception) -> str:
     refused = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
     if refused:  # what torch says first is how to run the code in the file
         return f"it holds {refused[1]}, and no code is run to read it: save the state_dict alone"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"{str(error).splitlines()[0]:.300}" if str(error) else type(error).__name__
 
 
 def _unwrapped(held: Any, path: Path, *, inside: str = "") -> tuple[StateDict, list[str]]:
@@ -66,8 +67,10 @@ def _unwrapped(held: Any, path: Path, *, inside: str = "") -> tuple[StateDict, l
         raise ValueError(
             f"{path} is not a state_dict{inside}: expected names and tensors, got {type(held).__name__}"
         )
-    keys = [key for key in KEYS if held.get(key) and _is_state_dict(held[key])]
+    keys = [key for key in KEYS if _has_tensors(held.get(key))]
     keys = keys or [key for key in KEYS if isinstance(held.get(key), Mapping)]  # one in another
+    if inside.count(" at its key ") > DEEPEST:  # or the file holds itself
+        raise ValueError(f"{path} is not a state_dict: one is in another without end")
     if len(keys) > 1:
         raise ValueError(
             f"{path} has a state_dict at {_listed(keys)}{inside}: save the one that is meant alone"
@@ -79,7 +82,7 @@ def _unwrapped(held: Any, path: Path, *, inside: str = "") -> tuple[StateDict, l
         )
     [key] = keys
     state, steps = _unwrapped(held[key], path, inside=f"{inside} at its key {key!r}")
-    others = [name for name, value in held.items() if name != key and value and _is_state_dict(value)]
+    others = [name for name, value in held.items() if name != key and _has_tensors(value)]
     beside = f" (and not at {_listed(others)})" if others else ""
     return state, [f"read at its key {key!r}{beside}", *steps]
 
@@ -88,6 +91,10 @@ def _is_state_dict(held: Any) -> TypeGuard[Mapping[str, Tensor]]:
     return isinstance(held, Mapping) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in held.items()
     )
+
+
+def _has_tensors(held: Any) -> bool:
+    return isinstance(held, Mapping) and len(held) > 0 and _is_state_dict(held)
 
 
 def _listed(keys: Iterable[object], most: int = 8) -> str:

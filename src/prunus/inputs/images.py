@@ -19,6 +19,7 @@ from prunus.inputs.networks import Network
 
 Example = tuple[Tensor, int] | str
 Batch = tuple[Tensor, Tensor]
+MOST_CLASSES = 2**31
 SYNTHETIC, DUMMY_SIDE = 256, 224  # images, and their side where none is given
 
 
@@ -182,8 +183,11 @@ class Nips2017(Dataset[Any]):
 
     def __init__(self, root: Path, transform: Callable[[Any], Tensor]) -> None:
         table = root / "images.csv"
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+        try:
+            with table.open(newline="", encoding="utf-8-sig") as file:
+                rows = list(csv.DictReader(file))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{table} is not a table of images: {error}") from error
         missing = {"ImageId", "TrueLabel", "TargetClass"} - set(rows[0] if rows else ())
         if missing:
             raise ValueError(f"{table} has no rows, or no column {min(missing)}")
@@ -195,11 +199,13 @@ class Nips2017(Dataset[Any]):
                 raise ValueError(
                     f"{table}, line {number}: TrueLabel and TargetClass must be numbers"
                 ) from None
-            if label == target or min(label, target) < 0:
+            if label == target or min(label, target) < 0 or max(label, target) >= MOST_CLASSES:
                 raise ValueError(
                     f"{table}, line {number}: TrueLabel and TargetClass must differ and count from 1, "
-                    f"got {label + 1} and {target + 1}"
+                    f"got {row['TrueLabel']:.20} and {row['TargetClass']:.20}"
                 )
+            if not row["ImageId"]:
+                raise ValueError(f"{table}, line {number}: no ImageId")
             self.examples.append((root / "images" / f"{row['ImageId']}.png", label, target))
         self.transform = transform
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import platform
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +42,7 @@ class Layout(Generic[R]):
     read: Callable[[Mapping[str, Any]], R]
     figures: Mapping[str, Callable[[Sequence[R]], Figure]]
     summary: Callable[[Sequence[R]], list[dict[str, Any]]] | None = None
+    check: Callable[[Sequence[R]], None] | None = None  # raises where rows do not go together
 
 
 class ResultsFolder(Generic[R]):
@@ -78,20 +80,31 @@ class ResultsFolder(Generic[R]):
     def _read(self, file: Path) -> list[R]:
         if not file.exists():
             return []
-        try:
-            stored = json.loads(file.read_text())
-            before, points = stored["settings"], stored["points"]
-            rows = [self.layout.read(point) for point in points]
-            keys = sorted({*before, *self.settings})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file} is not a results file of prunus: {error!r}") from error
-        for key in keys:
+        with _reading(file):
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            before, points = {**stored["settings"]}, [*stored["points"]]
+        self._check_settings(before)  # first, since rows of another version may look different
+        with _reading(file):
+            rows = [self._row(point) for point in points]
+            if self.layout.check:
+                self.layout.check(rows)
+        return rows
+
+    def _row(self, point: Mapping[str, Any]) -> R:
+        """A row that can be shown and written again as it is."""
+        row = self.layout.read(point)
+        row.columns()
+        if json.dumps(row.stored()) != json.dumps(point) or row.item not in {row.item}:
+            raise ValueError("a row that was changed by hand")
+        return row
+
+    def _check_settings(self, before: Mapping[str, Any]) -> None:
+        for key in sorted({*before, *self.settings}):
             if before.get(key) != self.settings.get(key):
                 raise ValueError(
-                    f"{self.path} holds results of other settings: {key} was {before.get(key)!r}, "
-                    f"now {self.settings.get(key)!r}; choose another folder with -o"
+                    f"{self.path} holds results of other settings: {key:.50} was {before.get(key)!r:.300}, "
+                    f"now {self.settings.get(key)!r:.300}; choose another folder with -o"
                 )
-        return rows
 
     def add(self, *rows: R) -> None:
         """Keep more rows: they are on disk when this returns, as JSON and (of a single process) CSV."""
@@ -104,7 +117,8 @@ class ResultsFolder(Generic[R]):
     def _write_json(self, rows: Sequence[R]) -> None:
         points = [row.stored() for row in rows]
         with whole_file(self._json(self.part)) as partial:
-            partial.write_text(json.dumps({"settings": self.settings, "points": points}, indent=1))
+            text = json.dumps({"settings": self.settings, "points": points}, indent=1)
+            partial.write_text(text, encoding="utf-8")
 
     def finish(self) -> None:
         """Write all that is made from the rows of all parts: the CSV, and the pictures as PNG and SVG."""
@@ -123,10 +137,23 @@ class ResultsFolder(Generic[R]):
                     figure.savefig(partial, dpi=150)
 
     def _write_csv(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        with whole_file(self.path / f"{name}.csv") as partial, partial.open("w", newline="") as file:
+        with (
+            whole_file(self.path / f"{name}.csv") as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, list(lines[0]))
             writer.writeheader()
             writer.writerows(lines)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # damaged files make for nearly any
+        raise ValueError(f"{file} is not a results file of prunus: {error!r:.300}") from error
 
 
 def versions() -> dict[str, str]:

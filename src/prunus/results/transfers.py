@@ -11,7 +11,7 @@ from rich.table import Table
 
 from prunus.results.folder import Layout
 from prunus.transfer.methods import KINDS, PLAIN, Method
-from prunus.transfer.rows import TransferRow, goal_of
+from prunus.transfer.rows import TransferRow, check_rows, goal_of
 from prunus.transfer.statistics import Shares, gain, wilson
 from prunus.transfer.summaries import Key, Summary, black_box, summarize, summary_lines
 
@@ -202,4 +202,5 @@ TRANSFER = Layout(
     TransferRow.read,
     {"transfer": heat_map, "gradients": by_gradients, "strength": by_strength},
     summary_lines,
+    check_rows,
 )

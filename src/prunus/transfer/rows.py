@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from prunus.checks import check_fraction, check_number, check_text, check_whole, choose
 from prunus.transfer.methods import KINDS, Method
 from prunus.transfer.statistics import Shares, wilson
 
@@ -106,8 +107,42 @@ class TransferRow:
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> TransferRow:
-        """The row of which `stored` gave this."""
-        return cls(**{**stored, "curve": {int(at): count for at, count in stored["curve"].items()}})
+        """The row of which `stored` gave this.
+
+        Raises:
+            KeyError, TypeError, ValueError: `stored` gives no such thing.
+        """
+        curve = {int(at): check_whole("curve", count) for at, count in stored["curve"].items()}
+        row = cls(**{**stored, "curve": curve})
+        row._check()
+        return row
+
+    def _check(self) -> None:
+        for name in ("surrogate", "target", "fooled"):
+            check_text(name, getattr(self, name))
+        for name in ("eps", "linf", "l2", "seconds_per_image"):
+            check_number(name, getattr(self, name))
+        check_whole("seed", self.seed)
+        check_whole("images", self.images, least=1)
+        if not isinstance(self.targeted, bool):
+            raise TypeError(f"targeted must be True or False, got {self.targeted!r}")
+        if (choose("method", self.method, KINDS).strength is None) != (self.strength is None):
+            raise ValueError(f"{self.method} with strength {self.strength!r}")
+        if self.strength is not None:
+            check_fraction("strength", self.strength)
+        if len(bytes.fromhex(self.fooled)) != (self.images + 7) // 8:
+            raise ValueError(f"fooled must be a bit for each of {self.images:,} images")
+
+
+def check_rows(rows: Sequence[TransferRow]) -> None:
+    """Refuse rows that are not of the same images.
+
+    Raises:
+        ValueError: their numbers of images differ.
+    """
+    counts = {row.images for row in rows}
+    if len(counts) > 1:
+        raise ValueError(f"rows of {' and '.join(map(str, sorted(counts)))} images")
 
 
 GOALS = {"untargeted": False, "targeted": True}  # by their names, whether an attack is targeted
