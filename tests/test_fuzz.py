@@ -14,7 +14,6 @@ import faulthandler
 import io
 import json
 import pickle
-import resource
 import struct
 import sys
 import tempfile
@@ -51,6 +50,7 @@ from prunus.transfer.rows import TransferRow
 from prunus.transfer.summaries import summary_lines
 from tests.conftest import small_net
 
+resource = pytest.importorskip("resource")  # POSIX
 SEED = 20260101
 MEMORY = 2**30  # bytes that small files may take, at most
 
