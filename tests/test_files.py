@@ -182,6 +182,38 @@ def test_who_has_the_old_file_open_or_linked_keeps_it(tmp_path: Path) -> None:
     assert prunus.Masks.load(path) == new
 
 
+# Windows has no fcntl, and renames no file that anyone has open
+WITHOUT_LOCKS = """
+import os, sys
+sys.modules["fcntl"] = None
+from pathlib import Path
+from prunus.files import whole_file
+
+def opened():
+    return [path for path in Path("/proc/self/fd").iterdir() if ".partial-" in os.path.realpath(path)]
+
+path = Path(sys.argv[1], "file")
+other = path.with_name(".partial-00000000-file")
+other.write_text("of a process that still writes, or was killed")
+with whole_file(path) as partial:
+    partial.write_text("new")
+    assert not opened(), "what is to be renamed is open"
+assert path.read_text() == "new"
+try:
+    with whole_file(path) as partial:
+        partial.write_text("newer")
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    assert not partial.exists()
+assert path.read_text() == "new" and other.exists()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at what is open in /proc")
+def test_nothing_that_is_renamed_is_open_where_there_are_no_locks(tmp_path: Path) -> None:
+    run_script(WITHOUT_LOCKS, tmp_path)
+
+
 def test_a_new_file_may_be_read_by_whom_any_other_may(tmp_path: Path) -> None:
     (tmp_path / "other").touch()
     prunus.make_masks(small_net(), 0.5).save(tmp_path / "masks.safetensors")

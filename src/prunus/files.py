@@ -40,7 +40,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
             raise
         finally:
-            os.close(held)
+            if held is not None:
+                os.close(held)
 
 
 @contextmanager
@@ -59,11 +60,14 @@ def _is_ours(filename: str | bytes | None, target: Path) -> bool:
     return path.parent == target.parent and (path == target or path.name.startswith(".partial-"))
 
 
-def _reserve(target: Path) -> tuple[Path, int]:
+def _reserve(target: Path) -> tuple[Path, int | None]:
     """A file of a name that nobody else has, locked for as long as the process lives and holds it open."""
     while True:
         partial = target.with_name(f".partial-{secrets.token_hex(4)}-{target.name}")
         held = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        if fcntl is None:  # Windows renames and deletes no file that is open
+            os.close(held)
+            return partial, None
         # Another process may have taken it for a leftover before it was locked
         if _lock(held) is not False and partial.exists():
             return partial, held
@@ -76,13 +80,15 @@ def _lock(held: int) -> bool | None:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except (OSError, AttributeError):  # some network file systems
+    except OSError:  # some network file systems
         return None
     return True
 
 
 def _delete_leftovers(target: Path) -> None:
     """Delete what was to become `target` when a process was killed: nobody locks it any more."""
+    if fcntl is None:  # another process may be about to rename what would be opened here
+        return
     for leftover in target.parent.glob(f".partial-????????-{escape(target.name)}"):
         try:
             held = os.open(leftover, os.O_WRONLY)
