@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import prunus
+from prunus.cli.main import main
 from tests.conftest import small_net
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
@@ -212,6 +214,35 @@ assert path.read_text() == "new" and other.exists()
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at what is open in /proc")
 def test_nothing_that_is_renamed_is_open_where_there_are_no_locks(tmp_path: Path) -> None:
     run_script(WITHOUT_LOCKS, tmp_path)
+
+
+@posix
+def test_results_and_pictures_are_never_written_over(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    command = [
+        "sweep",
+        "-a",
+        "digits:plain",
+        "--granularity",
+        "weight",
+        "-o",
+        str(results),
+        "--p-prune",
+        "0,0.5",
+    ]
+    assert main(command) == 0
+    old = {path.name: path.read_bytes() for path in results.iterdir()}
+    for name in old:
+        (tmp_path / name).hardlink_to(results / name)
+    stored = json.loads(old["results.json"])
+    stored["points"].pop()
+    whole = results / "results.json"
+    whole.unlink()
+    whole.write_text(json.dumps(stored))
+    assert main(command) == 0  # measures one point again, and writes all
+    for name, content in old.items():
+        assert (tmp_path / name).read_bytes() == content
+        assert not (tmp_path / name).samefile(results / name)
 
 
 def test_a_new_file_may_be_read_by_whom_any_other_may(tmp_path: Path) -> None:
