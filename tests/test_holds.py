@@ -232,6 +232,58 @@ def test_what_is_loaded_counts_when_it_is_restored_and_two_networks_are_never_mi
         assert torch.equal(model[0].weight[~masks["0.weight"]], dense["0.weight"][~masks["0.weight"]])
 
 
+@pytest.mark.parametrize("road", ["state_dict", "file"])
+def test_a_network_knows_its_own_checkpoint_and_keeps_what_was_before_pruning(road: str) -> None:
+    model, before = net(), net()[0].weight.detach()
+    mask = prunus.prune(model, 0.5).masks["0.weight"]
+    trained_under(model)
+    best, kept = copy.deepcopy(model.state_dict()), model[0].weight.detach().clone()
+    trained_under(model)
+    if road == "file":
+        file = io.BytesIO()
+        torch.save(best, file)
+        best = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    model.load_state_dict(best)
+    assert torch.equal(model[0].weight, kept)
+    prunus.restore(model)
+    assert torch.equal(model[0].weight, kept.where(mask, before))
+
+
+def test_another_network_under_the_same_masks_is_not_mixed_with_this_one() -> None:
+    model, other = net(), nn.Sequential(*net())
+    masks = prunus.prune(model, 0.5).masks
+    for parameter in other.parameters():
+        nn.init.normal_(parameter)
+    saved = prunus.apply_masks(other, masks).state_dict()
+    model.load_state_dict(saved)
+    prunus.restore(model)
+    assert torch.equal(model[0].weight, saved["0.weight"])
+
+
+def test_backups_go_at_once_when_pruning_ends() -> None:
+    import weakref
+
+    model = prunus.global_prune(net(), 0.5)
+    backup = weakref.ref(model[0].weight_orig)
+    prunus.global_prune(model, 0.5)
+    assert backup() is None
+
+
+def test_an_interrupted_functional_call_leaves_the_parameter_in_its_layer() -> None:
+    model = prunus.global_prune(net(), 0.5)
+    parameter, dense = model[0].weight, {name: torch.ones_like(p) for name, p in model.named_parameters()}
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    hook = model[0].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        functional_call(model, dense, (images(),))
+    hook.remove()
+    model(images())
+    assert model[0].weight is parameter
+
+
 def test_a_checkpoint_of_other_masks_is_named_once_with_counts() -> None:
     model, other = prunus.global_prune(net(), 0.5), prunus.global_prune(net(), 0.5, criterion="random")
     with pytest.warns(UserWarning, match=r"pruned by other masks") as said:
@@ -560,5 +612,7 @@ def test_forward_mode_differentiation_is_right_or_refused_by_name(passes: str) -
             wanted = torch.autograd.functional.jvp(model, x, torch.ones_like(x))[1]
             assert torch.allclose(tangent, wanted, atol=1e-5)
         else:
-            with pytest.raises((RuntimeError, NotImplementedError), match="forward"):
+            with pytest.raises(RuntimeError, match="Conv2d is pruned in one pass, for which forward-mode"):
                 model(dual)
+            with pytest.raises(RuntimeError, match="Conv2d is pruned in one pass, for which forward-mode"):
+                model.requires_grad_(False)(dual)

@@ -187,8 +187,7 @@ class PrunedNetwork(RuleBasedStateMachine):
         torch.save(self.net.state_dict(), file)
         state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
         self.agree(state)
-        self.net.load_state_dict(state)
-        self.loaded(state, False)
+        self.net.load_state_dict(state)  # its own, which it knows
 
     def loaded(self, state: dict[str, Tensor], exchanged: bool) -> None:
         self.before = {name: state[name].clone() for name in self.before}

@@ -26,11 +26,13 @@ def masked_for_one_call(name: str, user: nn.Module, layer: nn.Module, mask: Tens
             "mask of its own: what was stacked holds its zeros, so let functional_call run an unpruned "
             "network, prunus.restore(copy.deepcopy(model))"
         )
-    _put(layer, _masked(tensor, mask))
+    masked = _masked(tensor, mask)
+    _put(layer, masked)
 
     def put_back(*_: Any) -> None:
-        _put(layer, tensor)
         handle.remove()
+        if layer._parameters.get("weight") is masked:  # or else an interrupt ended the call before this
+            _put(layer, tensor)
 
     handle = user.register_forward_hook(put_back, always_call=True)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from prunus.application.copies import replicate
@@ -77,6 +78,7 @@ def detour(
         stand_in: gives the other weight.
         began: the random state before; needed where `is_plain(user)` is false.
     """
+    _refuse_forward_mode(layer, args)
     if not torch.is_grad_enabled() or not any(_wants_gradient(value) for value in (*args, *kwargs.values())):
         return None
     formula = _formula(layer, args) if user is layer and not kwargs else None
@@ -86,6 +88,18 @@ def detour(
     return _by_running_again(
         user, layer, stand_in, began or RandomState.now(args, kwargs), args, kwargs, output
     )
+
+
+def _refuse_forward_mode(layer: nn.Module, args: tuple[Any, ...]) -> None:
+    if forward_ad._current_level < 0 or torch.compiler.is_compiling():
+        return
+    tensors = (arg for arg in args if isinstance(arg, Tensor))
+    unpack: Any = forward_ad.unpack_dual
+    if any(unpack(tensor).tangent is not None for tensor in tensors):
+        raise RuntimeError(
+            f"{type(layer).__name__} is pruned in one pass, for which forward-mode differentiation is not "
+            "defined: use reverse mode (backward, jacrev), or prune both passes"
+        )
 
 
 def _wants_gradient(value: object) -> bool:

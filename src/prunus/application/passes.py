@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from prunus.application.bits import keep_only, take_over
 from prunus.application.calls import unobserved
@@ -31,14 +32,17 @@ class Zeros(Part):
     """
 
     loading = False  # whether a state_dict that is being read has values for this weight
+    own = False  # and whether it was saved while this pruning was in force
 
     def attach(self) -> None:
         """Make the backup and write the zeros."""
+        self.origin = uuid4().hex
         self.adopt()
 
     def hooks(self, layer: nn.Module, user: nn.Module) -> Iterator[RemovableHandle]:
         """Be there when weights are saved and loaded."""
         yield layer.register_state_dict_pre_hook(self.before_saving)  # type: ignore[no-untyped-call]
+        yield layer._register_state_dict_hook(self.after_saving)  # type: ignore[no-untyped-call]
         yield layer.register_load_state_dict_pre_hook(self.before_loading)  # type: ignore[no-untyped-call]
         yield layer.register_load_state_dict_post_hook(self.after_loading)  # type: ignore[no-untyped-call]
 
@@ -55,10 +59,10 @@ class Zeros(Part):
         parameter = self.state.parameter
         if parameter.is_meta:
             return
-        if parameter.shape != self.state.mask.shape:  # other values were put into the same parameter
-            self.state.together.survey()
-            return
         with unobserved():
+            if parameter.shape != self.state.mask.shape:  # other values were put into the same parameter
+                self.state.together.survey()
+                return
             mask = self.state.fitting_mask()
             # Through .data, so that an earlier use in the same graph stays valid.
             values = parameter.data
@@ -72,23 +76,42 @@ class Zeros(Part):
         if self.state.attached and self.state.holds(layer):
             self.zero()
 
-    def before_loading(self, layer: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    def after_saving(self, layer: nn.Module, state: object, prefix: str, metadata: dict[str, Any]) -> None:
+        """Leave word, beside the version that torch keeps there, by which it knows its own again."""
+        metadata["prunus"] = self.origin
+
+    def before_loading(
+        self,
+        layer: nn.Module,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        metadata: Mapping[str, Any],
+        *_: Any,
+    ) -> None:
         """See whether the weights to come were pruned by other masks."""
+        self.own = metadata.get("prunus") == self.origin
         mask, given = self.state.mask, state_dict.get(f"{prefix}weight")
         self.loading = isinstance(given, Tensor) and given.shape == mask.shape and not given.is_meta
         if isinstance(given, Tensor) and self.loading:
             zeros = given.detach() == 0
             kept = mask.to(given.device)
             alive, others = int((~zeros & ~kept).sum()), int((zeros & kept).sum())
-            if alive and bool(zeros.any()):
+            if alive and others:
                 self.state.together.loaded[self.state.name] = (alive, others)
 
     def after_loading(self, layer: nn.Module, incompatible: object) -> None:
-        """What was loaded counts, over pruned entries too: two networks are never mixed."""
+        """What was loaded counts, over pruned entries too: two networks are never mixed.
+
+        But for zeros that this very pruning had put there: the values before it are still known.
+        """
         if not self.state.holds(layer):
             self.state.together.survey()
         elif self.loading:
+            before = self.state.backup
             self.adopt()
+            if self.own and before.shape == self.state.mask.shape:
+                hidden = ~self.state.mask & (self.state.backup == 0)
+                self.state.keep(backup=self.state.backup.where(~hidden, before.to(self.state.backup)))
             self.state.follow()  # torch may have exchanged what is in the parameter
         self.loading = False
         if any(self.state is last for last in self.state.together.states[-1:]):
@@ -149,6 +172,7 @@ class MaskedGradient(Part):
         if self.hook is None:
             self.refresh()
 
+    @unserializable_hook  # type: ignore[untyped-decorator]  # a copy hooks itself
     def mask(self, gradient: Tensor) -> Tensor:
         """The gradient of the survivors."""
         mask = self.state.mask

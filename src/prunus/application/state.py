@@ -176,6 +176,8 @@ class PrunedWeight:
             self._hook()
         elif not self.attached or not any(layer in self.layers for layer in user.modules()):
             hooks = user._forward_pre_hooks
+            if any(hooks is known._forward_pre_hooks for known in (*self.layers, *self.users)):
+                return  # a shallow copy, which has the very hooks of the layer
             for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
                 del hooks[key]
 
@@ -277,6 +279,7 @@ class PrunedWeight:
 
     def _end(self) -> None:
         self.attached = False
+        self.mask = self.backup = torch.empty(0)  # at once, and not when Python collects cycles
         self.together.remove(self)
 
     def _hook(self) -> None:
