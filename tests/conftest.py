@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunus.selection import arrays, line
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -134,3 +136,11 @@ def trained_under(model: nn.Module) -> None:
         optimizer.state[parameter]["momentum_buffer"] = torch.ones_like(parameter)
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
+
+
+def stream_few(monkeypatch: pytest.MonkeyPatch, sample: int, chunk: int, block: int) -> None:
+    """Let few scores too go the whole road of many, with brackets that often miss."""
+    monkeypatch.setattr(line, "SAMPLE", sample)
+    monkeypatch.setattr(line, "CHUNK", chunk)
+    monkeypatch.setattr(arrays, "BLOCK", block)
+    monkeypatch.setattr(line, "MARGIN", 0.5)

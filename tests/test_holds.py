@@ -38,7 +38,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
         value = model(images()).square().mean()
         value.backward()
-        return float(value)
+        return float(value.detach())
 
     optimizer.step(loss)
 
@@ -258,6 +258,15 @@ def test_another_network_under_the_same_masks_is_not_mixed_with_this_one() -> No
     model.load_state_dict(saved)
     prunus.restore(model)
     assert torch.equal(model[0].weight, saved["0.weight"])
+
+
+def test_what_was_loaded_between_is_not_mixed_with_an_own_checkpoint() -> None:
+    model = prunus.global_prune(net(), 0.5)
+    own = copy.deepcopy(model.state_dict())
+    model.load_state_dict({name: torch.randn_like(value) for name, value in own.items()})
+    model.load_state_dict(own)
+    prunus.restore(model)
+    assert torch.equal(model[0].weight, own["0.weight"])
 
 
 def test_backups_go_at_once_when_pruning_ends() -> None:

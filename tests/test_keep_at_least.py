@@ -14,8 +14,7 @@ from torch import nn
 import prunus
 from prunus import digits
 from prunus.cli.main import main
-from prunus.selection import arrays, line
-from tests.conftest import small_net
+from tests.conftest import small_net, stream_few
 from tests.test_faults import assert_same, weights_of
 from tests.test_scope import over_rows
 
@@ -27,10 +26,7 @@ Flags = dict[str, list[bool]]
 def streamed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole road for few scores too: samples of 20, chunks of 16, and brackets that often miss."""
     if request.param:
-        monkeypatch.setattr(line, "SAMPLE", 20)
-        monkeypatch.setattr(line, "CHUNK", 16)
-        monkeypatch.setattr(arrays, "BLOCK", 64)
-        monkeypatch.setattr(line, "MARGIN", 0.5)
+        stream_few(monkeypatch, sample=20, chunk=16, block=64)
 
 
 def kept_by_sorting(scores: Pieces, count: int, least: int) -> Flags | None:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import prunus
-from prunus.selection import arrays, line
 from prunus.selection.pieces import Partition
 from prunus.selection.scope import over_layers, over_network
 from prunus.selection.scored import Scored, Scores, Stored
+from tests.conftest import stream_few
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -71,10 +71,7 @@ fractions = st.one_of(st.sampled_from([0.0, 1.0, 0.5, 0.3, 1 / 3, 1e-9]), st.flo
 def streamed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole road for few scores too: samples of 50, chunks of 64, and brackets that often miss."""
     if request.param:
-        monkeypatch.setattr(line, "SAMPLE", 50)
-        monkeypatch.setattr(line, "CHUNK", 64)
-        monkeypatch.setattr(arrays, "BLOCK", 128)
-        monkeypatch.setattr(line, "MARGIN", 0.5)
+        stream_few(monkeypatch, sample=50, chunk=64, block=128)
 
 
 anyway = [HealthCheck.function_scoped_fixture]  # it is the same for every example

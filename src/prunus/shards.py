@@ -8,7 +8,7 @@ import sys
 from torch import Tensor, nn
 
 
-def check_whole(model: nn.Module) -> None:
+def check_unsharded(model: nn.Module) -> None:
     """Refuse a model that FSDP has sharded: all of it, a part of it, or what it is a part of.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from prunus.checks import choose
-from prunus.shards import check_whole, refusal
+from prunus.shards import check_unsharded, refusal
 from prunus.shares import Shares, own_names
 
 Layer: TypeAlias = "type[nn.Module] | str"
@@ -126,7 +126,7 @@ def layer_weights(model: nn.Module) -> dict[str, WeightTensor]:
     Raises:
         ValueError: FSDP has sharded the model: what its layers hold are parts, or gone.
     """
-    check_whole(model)
+    check_unsharded(model)
     names: dict[int, str] = {}
     found: dict[str, WeightTensor] = {}
     for path, module in model.named_modules():

@@ -33,10 +33,10 @@ class Zeros(Part):
 
     loading = False  # whether a state_dict that is being read has values for this weight
     own = False  # and whether it was saved while this pruning was in force
+    origin = ""  # a word for this pruning of these values
 
     def attach(self) -> None:
         """Make the backup and write the zeros."""
-        self.origin = uuid4().hex
         self.adopt()
 
     def hooks(self, layer: nn.Module, user: nn.Module) -> Iterator[RemovableHandle]:
@@ -107,9 +107,10 @@ class Zeros(Part):
         if not self.state.holds(layer):
             self.state.together.survey()
         elif self.loading:
-            before = self.state.backup
+            before, origin = self.state.backup, self.origin
             self.adopt()
             if self.own and before.shape == self.state.mask.shape:
+                self.origin = origin
                 hidden = ~self.state.mask & (self.state.backup == 0)
                 self.state.keep(backup=self.state.backup.where(~hidden, before.to(self.state.backup)))
             self.state.follow()  # torch may have exchanged what is in the parameter
@@ -118,7 +119,8 @@ class Zeros(Part):
             self.state.together.say_loaded()
 
     def adopt(self) -> None:
-        """What the parameter holds now is the backup, and zeros go into it."""
+        """What the parameter holds now is the backup, of another origin, and zeros go into it."""
+        self.origin = uuid4().hex  # by which this network's checkpoints are known from others'
         if not self.state.parameter.is_meta:
             self.state.keep(backup=self.state.parameter.detach().clone())
             self.after_change()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -36,24 +36,32 @@ class Scores(Protocol):
         """The score at position `first`, and then one in `step`."""
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Scores that are kept in a 1-D tensor."""
+class Held:
+    """Scores that are held in `scores`, whose dtype, device and length they have."""
 
-    scores: Tensor
+    scores: Any
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the tensor."""
-        return self.scores.dtype
+        """Of the scores held."""
+        dtype: torch.dtype = self.scores.dtype
+        return dtype
 
     @property
     def device(self) -> torch.device:
-        """Of the tensor."""
-        return self.scores.device
+        """Of the scores held."""
+        device: torch.device = self.scores.device
+        return device
 
     def __len__(self) -> int:
         return len(self.scores)
+
+
+@dataclass(frozen=True)
+class Stored(Held):
+    """Scores that are kept in a 1-D tensor."""
+
+    scores: Tensor
 
     def chunks(self, scratch: Tensor) -> Iterator[Array]:
         """Views of the tensor, converted where the dtypes differ."""
@@ -104,24 +112,11 @@ class Magnitudes:
 
 
 @dataclass(frozen=True)
-class Protected:
+class Protected(Held):
     """Finite scores, those at some sorted places raised to infinity."""
 
     scores: Scores
     places: np.ndarray
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the scores."""
-        return self.scores.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Of the scores."""
-        return self.scores.device
-
-    def __len__(self) -> int:
-        return len(self.scores)
 
     def chunks(self, scratch: Tensor) -> Iterator[Array]:
         """Copies where there is something to raise: what lies beneath may be the scores themselves."""
