@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import prunus
 from tests.conftest import trained_under
@@ -430,6 +432,146 @@ def test_the_mask_follows_an_exchanged_parameter(exchange: Callable[..., None], 
         prunus.restore(model)
         prunus.global_prune(model, 0.25)
     assert int(sum((model[i].weight == 0).sum() for i in (0, 2))) == int(0.25 * 252)
+
+
+@pytest.mark.parametrize("passes", ["both", "forward"])
+def test_a_parameter_that_comes_back_is_restored_to_what_it_was(passes: str) -> None:
+    model = net()
+    before = copy.deepcopy(model.state_dict())
+    prunus.prune(model, 0.5, passes=passes)
+    own = model[0].weight
+    model[0].weight = average = nn.Parameter(torch.randn_like(own))
+    drawn = average.detach().clone()
+    model(images())
+    with torch.no_grad():
+        own.view(-1)[own.view(-1).nonzero()[0]] = 5.0  # and what is written meanwhile counts
+    model[0].weight = own
+    model(images())
+    prunus.restore(model)
+    changed = model[0].weight != before["0.weight"]
+    assert int(changed.sum()) == 1
+    assert model[0].weight[changed].item() == 5.0
+    assert not torch.equal(average, drawn)  # it was pruned, and is another's now
+
+
+@pytest.mark.parametrize("passes", ["both", "backward", "forward"])
+def test_a_parameter_exchanged_before_the_network_is_compiled(passes: str) -> None:
+    torch._dynamo.reset()
+    model = net()
+    pruning = prunus.prune(model, 0.5, passes=passes)
+    model[0].weight = nn.Parameter(torch.randn_like(model[0].weight))
+    compiled = torch.compile(model, fullgraph=True, backend="eager")(images())
+    assert holds(model, pruning.masks) == (passes != "backward")
+    torch.testing.assert_close(compiled, model(images()))
+
+
+@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("passes", ["both", "forward"])
+def test_a_redraw_that_fails_changes_nothing(
+    number: int, passes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = net()
+    before = copy.deepcopy(model.state_dict())
+    pruning = prunus.prune(model, 0.5, p_bern=0.5, passes=passes)
+    masks, values = pruning.masks, copy.deepcopy(dict(model.named_parameters()))
+    calls, write = iter(range(100)), torch.bitwise_and
+
+    def out_of_memory(*args: Any, **kwargs: Any) -> Tensor:
+        if next(calls) == number:
+            raise torch.OutOfMemoryError("no memory left")
+        return write(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "bitwise_and", out_of_memory)
+    failed = False
+    try:
+        pruning.redraw()
+    except torch.OutOfMemoryError:
+        failed = True
+    assert failed == (number < 2)  # one write for each of two layers, and the eager write is their last
+    if failed:
+        assert pruning.masks is masks
+        assert prunus.masks_of(model) == masks
+        assert all(torch.equal(p, values[name]) for name, p in model.named_parameters())
+    prunus.restore(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_layer_is_pickled_without_the_masks_of_others() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 256, 3), nn.Conv2d(256, 256, 3))
+    pruning = prunus.prune(model, 0.5, p_bern=0.5)
+    for _ in range(2):
+        assert len(pickle.dumps(model[0])) < 10_000
+        assert pickle.loads(pickle.dumps(model[0])).weight_mask.equal(pruning.masks["0.weight"])
+        pruning.redraw()
+
+
+def test_a_redraw_in_inference_mode_leaves_masks_that_graphs_can_hold() -> None:
+    model = net()
+    pruning = prunus.prune(model, 0.5, p_bern=0.5)
+    with torch.inference_mode():
+        pruning.redraw()
+        model[0].weight = nn.Parameter(torch.randn(4, 3, 3, 3))
+        model(images())
+    model[0].weight = nn.Parameter(torch.randn(4, 3, 3, 3))
+    weight = model[2].weight
+    [first] = torch.autograd.grad(model(images()).square().sum(), weight, create_graph=True)
+    first.square().sum().backward()
+    assert not weight.grad[~pruning.masks["2.weight"]].any()
+    assert weight.grad[pruning.masks["2.weight"]].any()
+
+
+def test_a_parameter_pruned_through_another_network_is_refused_until_it_is_restored() -> None:
+    embedding, head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+    head.weight = embedding.weight
+    before = embedding.weight.detach().clone()
+    prunus.prune(head, 0.5, layers="all")
+    with pytest.raises(ValueError, match=r"weight is pruned already, as weight of another network .*restore"):
+        prunus.prune(embedding, 0.25, layers=nn.Embedding)
+    assert prunus.masks_of(head).pruned == 18
+    prunus.restore(embedding)
+    assert torch.equal(head.weight, before)
+    assert not prunus.masks_of(head)
+    prunus.prune(embedding, 0.25, layers=nn.Embedding)
+    assert int((head.weight == 0).sum()) == 9
+
+
+def test_complex_weights_are_pruned_where_they_were_real() -> None:
+    model = net()
+    pruning = prunus.prune(model, 0.5)
+    before = {
+        name: state.clone() for name, state in prunus.restore(copy.deepcopy(model)).state_dict().items()
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of torch, that this is new
+        model.to(torch.complex128)
+    model[2].weight.data += 1j
+    model.state_dict()
+    assert holds(model, pruning.masks)
+    prunus.restore(model)
+    assert torch.equal(model[0].weight.real.float(), before["0.weight"])
+
+
+def test_autocast_casts_a_weight_once_and_never_an_old_one() -> None:
+    layer = nn.Linear(8, 8, bias=False)
+    x = torch.randn(2, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        dense = layer(x)
+        prunus.prune(layer, 0.5, layers="all")
+        pruned = layer(x)
+        casts = []
+
+        class Count(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                casts.append(func is torch.ops.aten._to_copy.default and args[0].shape == layer.weight.shape)
+                return func(*args, **(kwargs or {}))
+
+        with Count():
+            for _ in range(5):
+                layer(x)
+    expected = nn.functional.linear(x.bfloat16(), layer.weight.detach().bfloat16())
+    assert torch.equal(pruned, expected)
+    assert not torch.equal(pruned, dense)
+    assert sum(casts) == 0
 
 
 def test_tied_layers_that_are_untied_are_both_pruned() -> None:

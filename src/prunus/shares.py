@@ -50,14 +50,17 @@ class Shares:
         return "/".join(kind.__name__ for kind in types or self.types)
 
     def _share(self) -> str:
-        return f"only {self.held / self.total:.1%}" if self.held else "0%"
+        few = "only " if 2 * self.held < self.total else ""
+        return few + _percent(self.held, self.total) if self.held else "0%"
 
     def _holders(self) -> str:
         """The kinds of layers that hold most of the rest."""
         kinds = sorted(self.rest, key=lambda kind: -self.rest[kind].total())
         large = [kind for kind in kinds[:SHOWN] if self.rest[kind].total() >= LEAST * self.total]
         shown = [kind for kind in kinds if kind in large or kind in self.elsewhere]
-        shares = [f"{self.rest[kind].total() / self.total:.1%}{_where(self.rest[kind])}" for kind in shown]
+        shares = [
+            f"{_percent(self.rest[kind].total(), self.total)}{_where(self.rest[kind])}" for kind in shown
+        ]
         verbs = [" holds", *[""] * len(shown)]
         held = zip(shown, verbs, shares, strict=False)
         return ", ".join(f"{kind.__name__}{verb} {share}" for kind, verb, share in held)
@@ -74,6 +77,14 @@ class Shares:
             return 'layers="all" takes every convolution and linear layer'
         largest = max(more, key=lambda kind: self.rest[kind]["weight"], default=None)
         return f"layers= takes other types, too, as layers=({largest.__name__},)" if largest else ""
+
+
+def _percent(part: int, whole: int) -> str:
+    """Rounded, but for what would round to nothing or to all."""
+    rounded = f"{part / whole:.1%}"
+    if rounded == "0.0%":
+        return "less than 0.1%" if part else "0%"
+    return "more than 99.9%" if rounded == "100.0%" and part < whole else rounded
 
 
 def _weights(layers: Sequence[nn.Module]) -> tuple[dict[int, int], set[int]]:

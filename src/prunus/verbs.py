@@ -232,7 +232,8 @@ def restore(model: nn.Module) -> nn.Module:
     """Undo all pruning: every weight is bit for bit what it was. Nothing happens if none is pruned.
 
     Pruning is undone, and not training: weights that survived keep what they have learned (or been
-    loaded with) since. A parameter that was exchanged by hand since is left as it is.
+    loaded with) since. A parameter that was exchanged by hand since is left as it is; one that
+    was pruned through another network that shares it is restored with the rest.
 
     Returns:
         The same model.

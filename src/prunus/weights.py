@@ -167,7 +167,7 @@ def _check_share(model: nn.Module, types: tuple[type[nn.Module], ...], layers: S
     shares = Shares(model, types, layers, usual=ALL_LAYERS)
     if not shares.held:
         raise ValueError(f"nothing to prune: {shares}")
-    if 2 * shares.held < shares.total:
+    if 2 * shares.held < shares.total or shares.packed:  # whose size is in no parameter
         warnings.warn(str(shares), stacklevel=depth_outside())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunus.application.bits import keep_only
 from prunus.application.passes import PASSES
 from prunus.application.state import BACKUP, MASK, PrunedWeight, pruned_weight
-from prunus.application.together import Together
+from prunus.application.together import Together, pruned_elsewhere
 from prunus.weights import WeightTensor, check_dtype, layer_weights
 
 
@@ -30,6 +30,7 @@ def put_on(model: nn.Module, masks: Mapping[str, Tensor], passes: str) -> Togeth
     weights = layer_weights(model)
     for name in masks:
         _check_writable(weights[name])
+    _check_one_mask(model, [weights[name] for name in masks])
     attention = {id(m.out_proj): m for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     together, states = Together(), []
     for name in masks:
@@ -65,6 +66,9 @@ def take_off(model: nn.Module) -> list[tuple[PrunedWeight, Tensor]]:
         if state := pruned_weight(module):
             found.append((state, state.mask))
             state.detach()
+    for state in pruned_elsewhere(model.parameters(), model.modules()):
+        found.append((state, state.mask))
+        state.detach()
     return found
 
 
@@ -88,6 +92,18 @@ def unpruned(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         take_off(model)
         _put_back(before)
+
+
+def _check_one_mask(model: nn.Module, weights: Sequence[WeightTensor]) -> None:
+    """Refuse a parameter that is pruned through layers outside of this model."""
+    other = next(pruned_elsewhere([weight.parameter for weight in weights], model.modules()), None)
+    if other is None:
+        return
+    name = next(weight.name for weight in weights if weight.parameter is other.parameter)
+    raise ValueError(
+        f"{name} is pruned already, as {other.name} of another network that holds the same parameter: call "
+        "prunus.restore(model) first, or prune a network that holds both"
+    )
 
 
 def _check_writable(weight: WeightTensor) -> None:

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -16,6 +16,7 @@ from uuid import uuid4
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle, unserializable_hook
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from prunus.application.bits import keep_only, take_over
 from prunus.application.calls import unobserved
@@ -34,6 +35,12 @@ class Zeros(Part):
     loading = False  # whether a state_dict that is being read has values for this weight
     own = False  # and whether it was saved while this pruning was in force
     origin = ""  # a word for this pruning of these values
+    seen = -1  # the version of the parameter when autocast last forgot it
+
+    def __init__(self, state: PrunedWeight) -> None:
+        super().__init__(state)
+        # Of parameters that were exchanged for others, and may come back: the mask, and the backup
+        self.left: MutableMapping[Tensor, tuple[Tensor, Tensor]] = WeakTensorKeyDictionary()
 
     def attach(self) -> None:
         """Make the backup and write the zeros."""
@@ -67,7 +74,9 @@ class Zeros(Part):
             # Through .data, so that an earlier use in the same graph stays valid.
             values = parameter.data
             keep_only(values, mask, out=values)
-            torch.clear_autocast_cache()  # which holds the weight as it was
+            if parameter.is_inference() or parameter._version != self.seen:
+                torch.clear_autocast_cache()  # which may hold the weight as it was
+                self.seen = -1 if parameter.is_inference() else parameter._version
 
     def before_saving(self, layer: nn.Module, prefix: str, keep_vars: bool) -> None:
         """A state_dict too holds zeros."""
@@ -92,7 +101,7 @@ class Zeros(Part):
         self.own = metadata.get("prunus") == self.origin
         mask, given = self.state.mask, state_dict.get(f"{prefix}weight")
         self.loading = isinstance(given, Tensor) and given.shape == mask.shape and not given.is_meta
-        if isinstance(given, Tensor) and self.loading:
+        if isinstance(given, Tensor) and self.loading and given.layout is torch.strided:
             zeros = given.detach() == 0
             kept = mask.to(given.device)
             alive, others = int((~zeros & ~kept).sum()), int((zeros & kept).sum())
@@ -118,12 +127,25 @@ class Zeros(Part):
         if any(self.state is last for last in self.state.together.states[-1:]):
             self.state.together.say_loaded()
 
+    def leave(self) -> None:
+        """Remember what the zeros were that stay in the parameter."""
+        if not self.state.parameter.is_meta and (original := self.original()) is not None:
+            self.left[self.state.parameter] = self.state.mask, original
+
     def adopt(self) -> None:
         """What the parameter holds now is the backup, of another origin, and zeros go into it."""
         self.origin = uuid4().hex  # by which this network's checkpoints are known from others'
-        if not self.state.parameter.is_meta:
-            self.state.keep(backup=self.state.parameter.detach().clone())
-            self.after_change()
+        parameter = self.state.parameter
+        if parameter.is_meta:
+            return
+        with torch.inference_mode(False):
+            values = parameter.detach().clone()
+            if parameter in self.left:  # it comes back, with the zeros that it was left with
+                mask, before = self.left.pop(parameter)
+                hidden = ~mask.to(values.device) & (values == 0)
+                values = torch.where(hidden, before.to(values), values)
+        self.state.keep(backup=values)
+        self.after_change()
 
     def original(self) -> Tensor | None:
         """The backup, brought up to date. (Graphs that hold it read it where the mask does not keep.)"""
@@ -151,6 +173,12 @@ class Zeros(Part):
             with torch.no_grad():
                 self.state.parameter.copy_(original)
             torch.clear_autocast_cache()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "left"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, left=WeakTensorKeyDictionary())
 
 
 class MaskedGradient(Part):

@@ -51,17 +51,26 @@ class Pruning:
     def redraw(self) -> Masks:
         """Draw anew which of the same candidates fall, and prune by that.
 
-        Nothing is ranked again, and what weights have learned since is kept.
+        Nothing is ranked again, and what weights have learned since is kept. If it fails or is interrupted,
+        the masks stay those that were.
 
         Raises:
             RuntimeError: the model has been restored, or pruned anew, since.
         """
         if not self._in_force:
             raise RuntimeError("the model has been restored or pruned anew since: this pruning has ended")
-        self.masks = self._draw()
-        for state in self._together.states:
-            state.exchange(self.masks[state.name])
-        return self.masks
+        masks = self._draw()
+        before = [(state, state.mask) for state in self._together.states]
+        try:
+            for state, _ in before:
+                state.exchange(masks[state.name])
+        except BaseException:
+            for state, mask in before:
+                if state.mask is not mask:
+                    state.exchange(mask)
+            raise
+        self.masks = masks
+        return masks
 
     def restore(self) -> nn.Module:
         """Undo this pruning; see `prunus.restore`. Nothing happens if another has taken its place."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from prunus.shards import sharders
+from prunus.shards import is_flattened, sharders
 
 if TYPE_CHECKING:
     from prunus.application.state import PrunedWeight
@@ -19,16 +20,19 @@ def check_sharded(states: Iterable[PrunedWeight]) -> None:
     Raises:
         RuntimeError: names a weight and what sharded it.
     """
-    layers = {id(layer): state.name for state in states for layer in state.layers}
+    suspects = {}
     for state in states:
         for layer in state.layers:
             tensor = layer._parameters.get("weight")
             if tensor is not None and is_traceable_wrapper_subclass(tensor):
                 raise _refusal(state.name, type(tensor.data).__name__)
-    for sharder in sharders():
+            whole = isinstance(tensor, nn.Parameter) and tensor.shape == state.mask.shape
+            if not whole or is_flattened(state.parameter):
+                suspects[id(layer)] = state.name
+    for sharder in sharders() if suspects else ():
         for module in sharder.modules():
-            if id(module) in layers:
-                raise _refusal(layers[id(module)], type(sharder).__name__)
+            if id(module) in suspects:
+                raise _refusal(suspects[id(module)], type(sharder).__name__)
 
 
 def _refusal(name: str, what: str) -> RuntimeError:

@@ -16,7 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from prunus.application.calls import masked_for_one_call, masked_while_compiling, within_functional_call
+from prunus.application.calls import (
+    masked_for_one_call,
+    masked_while_compiling,
+    unobserved,
+    within_functional_call,
+)
 from prunus.application.together import Together
 from prunus.shards import is_flattened
 from prunus.weights import STATE, WeightTensor, state_of
@@ -46,8 +51,11 @@ class Part:
     def after_step(self) -> None:
         """An optimizer has moved the parameter."""
 
+    def leave(self) -> None:
+        """Another parameter is about to take the place of the one that was pruned."""
+
     def adopt(self) -> None:
-        """Another parameter has taken the place of the one that was pruned."""
+        """It has taken it."""
 
     def before_change(self) -> None:
         """The mask is about to be exchanged."""
@@ -95,7 +103,7 @@ class PrunedWeight:
         """Prune by this mask from now on."""
         self.together.add(self)
         self.attached = True
-        self.keep(mask=mask.to(self.parameter.device), backup=torch.empty(0))
+        self.keep(mask=_owned(mask, self.parameter.device), backup=torch.empty(0))
         for part in self.parts:
             part.attach()
         self._hook()
@@ -128,10 +136,11 @@ class PrunedWeight:
         self, user: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> None:
         """The hook of every module that uses the weight, and of what other libraries copied it to."""
-        layer = self.used_by(user)
-        displaced = layer is not None and not self.holds(layer)
-        if torch.compiler.is_compiling():
+        layer, compiling = self.used_by(user), torch.compiler.is_compiling()
+        if compiling:
             self.while_compiling()
+        displaced = layer is not None and not self.holds(layer)
+        if compiling:
             if displaced and layer is not None and not torch.compiler.is_exporting():
                 masked_while_compiling(self.name, layer, self.mask)
             return
@@ -146,7 +155,11 @@ class PrunedWeight:
 
     def while_compiling(self) -> None:
         """Once, when a call is compiled or exported, as whose constants weights may go."""
-        if self.is_held or torch.compiler.is_exporting():  # which puts fake tensors in its place
+        exporting = torch.compiler.is_exporting()  # which puts fake tensors in the parameter's place
+        if not exporting and not all(map(self.holds, self.layers)):
+            with unobserved():
+                self.together.survey()
+        if exporting or self.is_held:
             self.after_step()
 
     while_compiling._dynamo_marked_constant = True  # type: ignore[attr-defined]  # run, and not traced
@@ -209,6 +222,8 @@ class PrunedWeight:
             state.layers, state.users = its
             held = its[0][0]._parameters["weight"]
             if held is not None and not held.is_meta and held is not state.parameter:
+                for part in state.parts:
+                    part.leave()
                 state.parameter = held
                 for part in state.parts:
                     part.adopt()
@@ -254,10 +269,21 @@ class PrunedWeight:
             part.after_step()
 
     def exchange(self, mask: Tensor) -> None:
-        """Prune by this mask from now on. The tensor of the old one stays, for graphs that hold it."""
+        """Prune by this mask from now on, or, if that fails, by the old one.
+
+        The tensor of the old one stays, for graphs that hold it.
+        """
+        former = self.mask
         for part in self.parts:
             part.before_change()
-        self.keep(mask=mask.to(self.parameter.device))
+        try:
+            self._prune_by(_owned(mask, self.parameter.device))
+        except BaseException:
+            self._prune_by(former)
+            raise
+
+    def _prune_by(self, mask: Tensor) -> None:
+        self.keep(mask=mask)
         for part in self.parts:
             part.after_change()
 
@@ -317,6 +343,14 @@ class PrunedWeight:
             for part in self.parts:
                 part.refresh()
                 part.after_step()
+
+
+def _owned(mask: Tensor, device: torch.device) -> Tensor:
+    """The mask in memory of its own: where it was drawn may lie all masks, which pickle would take along."""
+    with torch.inference_mode(False):  # for graphs may hold it
+        mask = mask.to(device)
+        alone = mask.untyped_storage().nbytes() <= mask.numel()
+        return mask if alone and not mask.is_inference() else mask.clone()
 
 
 def _is_copy(user: nn.Module) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from prunus.application.shards import check_sharded
@@ -90,6 +92,18 @@ class Together:
     def __getstate__(self) -> dict[str, Any]:
         """For a copy, to which come those weights that are copied too, and no others."""
         return {"states": [], "loaded": {}, "_places": None}
+
+
+def pruned_elsewhere(
+    parameters: Iterable[nn.Parameter], layers: Iterable[nn.Module]
+) -> Iterator[PrunedWeight]:
+    """The states that put zeros into these parameters and are on none of these layers, but on others'."""
+    wanted, known = set(map(id, parameters)), set(map(id, layers))
+    for together in list(_watched):
+        for state in list(together.states):
+            shared = id(state.parameter) in wanted and state.has_backup and state.is_held
+            if shared and known.isdisjoint(map(id, state.layers)):
+                yield state
 
 
 @torch._disable_dynamo  # type: ignore[attr-defined]  # as the optimizer's own methods that are not for graphs
