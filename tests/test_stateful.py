@@ -137,6 +137,24 @@ class PrunedNetwork(RuleBasedStateMachine):
         self.put_on(masks, passes)
         self.pruning = pruning
 
+    @precondition(lambda self: self.pruning)
+    @rule(more=st.floats(0, 1))
+    def deepen(self, more: float) -> None:
+        passes, pruning, former = self.passes, self.pruning, {**self.masks}
+        total, candidates = (
+            pruning.masks.total,
+            sum(int((~k).sum()) for k in pruning.candidates.kept.values()),
+        )
+        p_prune = min(1.0, (candidates + more * (total - candidates) + 0.5) / total)
+        masks = {**pruning.deepen(p_prune)}
+        assert all(not (mask & ~former[name]).any() for name, mask in masks.items())  # nothing comes back
+        fallen = sum(int((~mask).sum()) for mask in masks.values())
+        assert fallen <= int(p_prune * total)
+        assert pruning.p_bern < 1 or fallen == int(p_prune * total)
+        self.take_off()
+        self.put_on(masks, passes)
+        self.pruning = pruning
+
     @rule()
     def restore(self) -> None:
         prunus.restore(self.net)

@@ -13,6 +13,8 @@ from prunus.application.pruning import Pruning
 from prunus.checks import check_fraction, choose, knows_keywords
 from prunus.masks import Masks, check_same_weights, emptied, warn_of_emptied
 from prunus.processes import of_first
+from prunus.scores.evidence import Evidence
+from prunus.selection.draw import Candidates
 from prunus.selection.ranking import Choice, rank
 from prunus.weights import layer_weights
 
@@ -77,7 +79,7 @@ def prune(
         **choice: keyword arguments of `prunus.rank`.
 
     Returns:
-        A handle: `.masks`, `.redraw()`, `.restore()`; also a context manager that restores.
+        A handle: `.masks`, `.redraw()`, `.deepen()`, `.restore()`; also a context manager that restores.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -95,7 +97,12 @@ def prune(
     p_prune, p_bern = check_fraction("p_prune", p_prune), check_fraction("p_bern", p_bern)
     choose("passes", passes, PASSES)
     [candidates] = rank(model, **choice).candidates([p_prune])
-    return Pruning(model, candidates, p_bern, passes, choice.get("generator"))
+
+    def deeper(p_prune: float, before: Candidates, evidence: Evidence | None) -> Candidates:
+        given = choice if evidence is None else Choice(**{**choice, "evidence": evidence})
+        return rank(model, **given).deeper(p_prune, before)
+
+    return Pruning(model, candidates, p_bern, passes, choice.get("generator"), deeper)
 
 
 @knows_keywords(Choice)
@@ -232,8 +239,7 @@ def restore(model: nn.Module) -> nn.Module:
     """Undo all pruning: every weight is bit for bit what it was. Nothing happens if none is pruned.
 
     Pruning is undone, and not training: weights that survived keep what they have learned (or been
-    loaded with) since. A parameter that was exchanged by hand since is left as it is; one that
-    was pruned through another network that shares it is restored with the rest.
+    loaded with) since. A parameter that was exchanged by hand since is left as it is.
 
     Returns:
         The same model.

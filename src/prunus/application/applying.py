@@ -66,9 +66,6 @@ def take_off(model: nn.Module) -> list[tuple[PrunedWeight, Tensor]]:
         if state := pruned_weight(module):
             found.append((state, state.mask))
             state.detach()
-    for state in pruned_elsewhere(model.parameters(), model.modules()):
-        found.append((state, state.mask))
-        state.detach()
     return found
 
 
@@ -102,7 +99,7 @@ def _check_one_mask(model: nn.Module, weights: Sequence[WeightTensor]) -> None:
     name = next(weight.name for weight in weights if weight.parameter is other.parameter)
     raise ValueError(
         f"{name} is pruned already, as {other.name} of another network that holds the same parameter: call "
-        "prunus.restore(model) first, or prune a network that holds both"
+        "prunus.restore on that first, prune a network that holds both, or give this a parameter of its own"
     )
 
 

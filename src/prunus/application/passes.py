@@ -81,7 +81,7 @@ class Zeros(Part):
     def before_saving(self, layer: nn.Module, prefix: str, keep_vars: bool) -> None:
         """A state_dict too holds zeros."""
         if not self.state.holds(layer):
-            self.state.together.survey()
+            self.state.together.survey(within_forward=False)
         if self.state.attached and self.state.holds(layer):
             self.zero()
 
@@ -114,7 +114,7 @@ class Zeros(Part):
         But for zeros that this very pruning had put there: the values before it are still known.
         """
         if not self.state.holds(layer):
-            self.state.together.survey()
+            self.state.together.survey(within_forward=False)
         elif self.loading:
             before, origin = self.state.backup, self.origin
             self.adopt()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 import torch
 from torch import nn
 
 from prunus.application.applying import prune_by
-from prunus.masks import Masks
+from prunus.checks import check_fraction
+from prunus.masks import Masks, emptied, warn_of_emptied
 from prunus.processes import of_first
+from prunus.scores.evidence import Evidence
 from prunus.selection.draw import Candidates
 
 
@@ -29,10 +32,11 @@ class Pruning:
         p_bern: float,
         passes: str,
         generator: torch.Generator | None,
+        deeper: Callable[[float, Candidates, Evidence | None], Candidates],
     ) -> None:
         self.model, self.candidates, self.p_bern, self.passes = model, candidates, p_bern, passes
-        self.generator = generator
-        self.masks = self._draw()
+        self.generator, self._deeper = generator, deeper
+        self.masks = self._draw(candidates)
         candidates.warn_of_emptied(self.masks)  # before anything is done, as it may be made an error
         self._together = prune_by(model, self.masks, passes)
 
@@ -44,8 +48,8 @@ class Pruning:
     def _in_force(self) -> bool:
         return bool(self._together.states)
 
-    def _draw(self) -> Masks:
-        masks = self.candidates.draw(self.p_bern, self.generator)
+    def _draw(self, candidates: Candidates) -> Masks:
+        masks = candidates.draw(self.p_bern, self.generator)
         return masks if self.generator else Masks(dict(of_first(masks.items())))
 
     def redraw(self) -> Masks:
@@ -57,9 +61,51 @@ class Pruning:
         Raises:
             RuntimeError: the model has been restored, or pruned anew, since.
         """
+        self._check_in_force()
+        return self._exchange(self._draw(self.candidates))
+
+    def deepen(self, p_prune: float, *, evidence: Evidence | None = None) -> Masks:
+        """Prune more, and only among what survives: masks nest, and nothing that fell comes back.
+
+        Scores are those of the weights as they are now. Candidates of before stay candidates, and what was
+        drawn for them stands; those that join them are drawn.
+
+        Args:
+            p_prune: fraction of all pieces, those of before included, that are candidates then.
+            evidence: what the criterion reads beside the weights, from `prunus.evidence`; default what was
+                given to `prune`.
+
+        Returns:
+            The masks then in force.
+
+        Raises:
+            RuntimeError: the model has been restored, or pruned anew, since.
+            ValueError: `p_prune` is less than before. Nothing has changed then.
+
+        Example:
+            >>> import prunus
+            >>> pruning = prunus.prune(nn.Conv2d(3, 16, 3), 0.25)
+            >>> pruning.deepen(0.5)
+            Masks(1 tensor, 216 of 432 weights pruned)
+        """
+        self._check_in_force()
+        candidates = self._deeper(check_fraction("p_prune", p_prune), self.candidates, evidence)
+        drawn, masks = self._draw(candidates), {}
+        for name, mask in self.masks.items():
+            decided = candidates.partitions[name].expand(~self.candidates.kept[name]).to(mask.device)
+            masks[name] = mask & (drawn[name].to(mask.device) | decided)
+        gone = emptied(masks.items())
+        new = {name: count for name, count in gone.items() if name not in emptied(self.masks.items())}
+        warn_of_emptied(new if p_prune < 1 else {}, len(masks))
+        self._exchange(Masks(masks))
+        self.candidates = candidates
+        return self.masks
+
+    def _check_in_force(self) -> None:
         if not self._in_force:
             raise RuntimeError("the model has been restored or pruned anew since: this pruning has ended")
-        masks = self._draw()
+
+    def _exchange(self, masks: Masks) -> Masks:
         before = [(state, state.mask) for state in self._together.states]
         try:
             for state, _ in before:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from prunus.application.state import PrunedWeight
 
 
-def check_sharded(states: Iterable[PrunedWeight]) -> None:
+def check_sharded(states: Iterable[PrunedWeight], within_forward: bool) -> None:
     """Refuse a network that was sharded after it was pruned.
+
+    Within a forward its parts are gathered, and look like whole parameters: only FSDP knows which they are.
 
     Raises:
         RuntimeError: names a weight and what sharded it.
@@ -26,7 +28,9 @@ def check_sharded(states: Iterable[PrunedWeight]) -> None:
             tensor = layer._parameters.get("weight")
             if tensor is not None and is_traceable_wrapper_subclass(tensor):
                 raise _refusal(state.name, type(tensor.data).__name__)
-            whole = isinstance(tensor, nn.Parameter) and tensor.shape == state.mask.shape
+            whole = (
+                not within_forward and isinstance(tensor, nn.Parameter) and tensor.shape == state.mask.shape
+            )
             if not whole or is_flattened(state.parameter):
                 suspects[id(layer)] = state.name
     for sharder in sharders() if suspects else ():

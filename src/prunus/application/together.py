@@ -59,9 +59,9 @@ class Together:
                 if state is not None:
                     state.after_step()
 
-    def survey(self) -> None:
+    def survey(self, within_forward: bool = True) -> None:
         """Follow all parameters that were exchanged, and say, once, which cannot be followed."""
-        check_sharded(self.states)
+        check_sharded(self.states, within_forward)
         lost = {state.name: reason for state in list(self.states) if (reason := state.catch_up())}
         self.forget_places()
         if lost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from prunus.masks import counted
 from prunus.scores.criteria import CRITERIA, Criterion, Pieces, declared, magnitude, score
 from prunus.scores.evidence import Evidence, of_grads
 from prunus.selection.draw import Candidates, fall
-from prunus.selection.floor import protect
+from prunus.selection.ends import first, protect
 from prunus.selection.pieces import GRANULARITIES, NORMS, Partition
 from prunus.selection.scope import SCOPES, Scope
 from prunus.selection.scored import Kept, Magnitudes, Scored, Scores, Stored, check_finite
@@ -64,6 +64,23 @@ class Ranking:
         """The lowest fraction of pieces, for each fraction in [0, 1]."""
         cuts = self._cut([check_fraction("p_prune", p) for p in fractions])
         return (Candidates(dict(kept), self.partitions, self.devices) for kept in cuts)
+
+    def deeper(self, p_prune: float, before: Candidates) -> Candidates:
+        """The lowest fraction of pieces, when those that were candidates before count as the lowest.
+
+        Raises:
+            ValueError: the scope spares some of those: they are more than `p_prune` asks for.
+        """
+        nested = replace(self, tensors=first(self.tensors, before.kept))
+        [candidates] = nested.candidates([p_prune])
+        for name, kept in candidates.kept.items():
+            spared = int((kept & ~before.kept[name].to(kept.device)).count_nonzero())
+            if spared:
+                raise ValueError(
+                    f"p_prune={p_prune:g} is less than before: {spared:,} pieces of {name} that were pruned, "
+                    "or drawn and spared, would be no candidates any more"
+                )
+        return candidates
 
     def masks(
         self, p_prune: float, p_bern: float = 1.0, generator: torch.Generator | None = None

@@ -112,32 +112,32 @@ class Magnitudes:
 
 
 @dataclass(frozen=True)
-class Protected(Held):
-    """Finite scores, those at some sorted places raised to infinity."""
+class Moved(Held):
+    """Finite scores, those at some sorted places moved to an infinity."""
 
     scores: Scores
     places: np.ndarray
+    value: float
 
     def chunks(self, scratch: Tensor) -> Iterator[Array]:
-        """Copies where there is something to raise: what lies beneath may be the scores themselves."""
+        """Copies where there is something to move: what lies beneath may be the scores themselves."""
         end = 0
         for chunk in self.scores.chunks(scratch):
             start, end = end, end + len(chunk)
             first, last = np.searchsorted(self.places, (start, end))
-            yield _raised(chunk, self.places[first:last] - start) if first < last else chunk
+            yield self._moved(chunk, self.places[first:last] - start) if first < last else chunk
 
     def every(self, first: int, step: int) -> Tensor:
-        """A copy where there is something to raise."""
+        """A copy where there is something to move."""
         after = self.places[self.places >= first] - first
-        raised: Tensor = _raised(self.scores.every(first, step), after[after % step == 0] // step)
-        return raised
+        moved: Tensor = self._moved(self.scores.every(first, step), after[after % step == 0] // step)
+        return moved
 
-
-def _raised(values: Array, places: np.ndarray) -> Array:
-    """A copy, infinite at these places."""
-    copied = values.clone() if isinstance(values, Tensor) else values.copy()
-    copied[torch.from_numpy(places).to(values.device) if isinstance(values, Tensor) else places] = torch.inf
-    return copied
+    def _moved(self, values: Array, places: np.ndarray) -> Array:
+        copied = values.clone() if isinstance(values, Tensor) else values.copy()
+        where = torch.from_numpy(places).to(values.device) if isinstance(values, Tensor) else places
+        copied[where] = self.value
+        return copied
 
 
 def _flat(tensor: Tensor, size: int) -> Iterator[Tensor]:
@@ -164,9 +164,11 @@ class Scored:
         Raises:
             ValueError: a score is NaN or infinite.
         """
-        scores = self.scores.every(0, 1)
-        check_finite(self.name, scores)
-        return self.partition.grid(scores)
+        own = self.scores
+        while isinstance(own, Moved):
+            own = own.scores
+        check_finite(self.name, own.every(0, 1))
+        return self.partition.grid(self.scores.every(0, 1))
 
 
 Kept: TypeAlias = Iterator[tuple[str, Tensor]]  # by weight name, one boolean a piece, True = keep
