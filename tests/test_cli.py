@@ -387,10 +387,11 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
 
 
 def test_inspect_counts_and_warns_of_emptied_layers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", "-a", "digits:plain", "--p-prune", "0.95", "--granularity", "filter"]) == 0
+    arguments = ["inspect", "-a", "digits:plain", "--p-prune", "0.95", "--granularity", "filter"]
+    assert main([*arguments, "--scope", "global"]) == 0
     out, err = capsys.readouterr()
     with pytest.warns(UserWarning, match="empties"):
-        masks = prunus.make_masks(digits.load_network("plain"), 0.95, granularity="filter")
+        masks = prunus.make_masks(digits.load_network("plain"), 0.95, granularity="filter", scope="global")
     for name, (pruned, total) in masks.counts.items():
         line = next(line for line in out.splitlines() if line.startswith(f"{name.removesuffix('.weight')} "))
         assert line.split()[-3:] == [f"{total:,}", f"{pruned:,}", f"{pruned / total:.4f}"]
@@ -425,7 +426,7 @@ def test_help_names_every_option_and_teaches(capsys: pytest.CaptureFixture[str])
         out = capsys.readouterr().out
         assert "prunus" in out
         if command:
-            assert "[weight|kernel|filter|channel]" in out
+            assert "[weight|kernel|filter|channel|RxC]" in out
     assert main(["--version"]) == 0
     assert prunus.__version__ in capsys.readouterr().out
 

@@ -172,9 +172,12 @@ def test_weights_that_cannot_be_ranked(least: int) -> None:
 
 def test_in_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["inspect", "-a", "digits:plain", "--p-prune", "0.95", "--granularity", "filter"]
+    arguments += ["--scope", "global"]
     assert main([*arguments, "--keep-at-least", "1"]) == 0
     out = capsys.readouterr().out
-    masks = prunus.make_masks(digits.load_network("plain"), 0.95, granularity="filter", keep_at_least=1)
+    masks = prunus.make_masks(
+        digits.load_network("plain"), 0.95, granularity="filter", scope="global", keep_at_least=1
+    )
     assert all(pruned < total for pruned, total in masks.counts.values())
     for name, (pruned, total) in masks.counts.items():
         row = next(row for row in out.splitlines() if row.startswith(f"{name.removesuffix('.weight')} "))
@@ -249,6 +252,7 @@ def test_many_emptied_layers_are_counted_and_the_first_named() -> None:
 
 def test_eval_and_sweep_say_it_too(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["eval", "-a", "digits:plain", "--prune-type", "global", "--granularity", "filter"]
+    arguments += ["--scope", "global"]
     assert main([*arguments, "--p-prune", "0.95"]) == 0
     assert capsys.readouterr().err.count("warning: pruning empties 1 of 3 layers") == 1
     assert main([*arguments, "--p-prune", "0.95", "--keep-at-least", "1"]) == 0

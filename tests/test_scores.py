@@ -17,8 +17,10 @@ from torch.nn import functional as F
 import prunus
 from prunus import digits
 from prunus.cli.main import main
-from prunus.scores.criteria import CRITERIA, NEEDS, criterion
-from prunus.scores.evidence import Evidence, gradients, inputs
+from prunus.scores.criteria import CRITERIA, TRAITS, criterion
+from prunus.scores.evidence import Evidence
+from prunus.scores.gradients import gradients
+from prunus.scores.inputs import inputs
 from prunus.selection.scope import over_network
 from prunus.weights import find_weights
 from tests.conftest import everything, layer_name, layer_zoo, same, small_net
@@ -45,7 +47,7 @@ def squared() -> Iterator[None]:
         return (pieces.values * pieces.gradients).square()
 
     yield
-    del CRITERIA["squared"], NEEDS[squared]
+    del CRITERIA["squared"], TRAITS[squared]
 
 
 @pytest.mark.usefixtures("squared")
@@ -89,7 +91,7 @@ class TestACriterionThatReadsGradientsIsOneFunction:
         self, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main([command, "--help"]) == 0
-        assert "|taylor|squared]" in capsys.readouterr().out
+        assert "|squared]" in "".join(capsys.readouterr().out.split())  # as help breaks its lines
         arguments = [command, "-a", "digits:plain", "--p-prune", "0.4", "--granularity", "weight"]
         arguments += ["--prune-type", "global"] if command == "eval" else []
         arguments += [] if command == "inspect" else ["-o", str(tmp_path / "results")]
@@ -177,7 +179,7 @@ def by_inputs() -> Iterator[None]:
         return pieces.values.abs() * pieces.inputs
 
     yield
-    del CRITERIA["by_inputs"], NEEDS[by_inputs]
+    del CRITERIA["by_inputs"], TRAITS[by_inputs]
 
 
 @pytest.mark.usefixtures("by_inputs")
@@ -236,7 +238,7 @@ def test_evidence_of_something_else_is_refused() -> None:
         prunus.make_masks(model, 0.5, evidence={})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"batches is empty"):
         prunus.evidence(model, [])
-    assert repr(known) == "Evidence(gradients of 1 tensor)"
+    assert repr(known) == "Evidence(gradients of 1 tensor, inputs of 1 tensor)"
     with pytest.raises(ValueError, match=r"has no gradients, .*: collect it with prunus\.evidence\(model"):
         prunus.make_masks(nn.Conv2d(3, 4, 3), 0.5, criterion="taylor", evidence=known)
 

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 import prunus
 from prunus.inputs import digits
-from prunus.scores.criteria import NEEDS
-from prunus.scores.evidence import inputs
+from prunus.scores.criteria import TRAITS, Traits
+from prunus.scores.inputs import inputs
 from prunus.selection.line import keep_rows
 from prunus.surrogates.surrogate import Surrogate
 from tests.conftest import everything, import_file, labels_of, same, small_net
@@ -460,7 +460,7 @@ def test_mup_takes_every_criterion_that_gradients_are_enough_for(monkeypatch: py
     x.requires_grad_()
     with pytest.raises(ValueError, match="has no inputs, which this criterion needs: it is not to be had"):
         prunus.MUP(small_net().eval(), criterion=by_inputs)(x)
-    monkeypatch.setitem(NEEDS, by_inputs, (inputs,))
+    monkeypatch.setitem(TRAITS, by_inputs, Traits((inputs,)))
     with pytest.raises(ValueError, match="criterion 'by_inputs' needs inputs; MUP has gradients only"):
         prunus.MUP(small_net(), criterion=by_inputs)
 

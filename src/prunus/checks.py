@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, signature
 from numbers import Integral, Real
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,6 +35,27 @@ def check_fraction(argument: str, value: object) -> float:
     if math.isnan(number) or not 0 <= number <= 1:
         raise ValueError(f"{argument} must be in [0, 1], got {value!r}")
     return number
+
+
+Amount: TypeAlias = "float | Mapping[str, float]"  # a fraction of pieces, or fractions by name patterns
+
+
+def check_amount(argument: str, value: object) -> Amount:
+    """A number in [0, 1], or several by name pattern.
+
+    Raises:
+        TypeError, ValueError: as `check_fraction`, or there is no pattern at all.
+
+    Example:
+        >>> check_amount("p_prune", {"layer1.*": 0.5, "fc": 2})
+        Traceback (most recent call last):
+        ValueError: p_prune of 'fc' must be in [0, 1], got 2
+    """
+    if not isinstance(value, Mapping):
+        return check_fraction(argument, value)
+    if not value:
+        raise ValueError(f"{argument} is empty: expected a fraction by each name pattern")
+    return {str(name): check_fraction(f"{argument} of {name!r}", part) for name, part in value.items()}
 
 
 def check_number(argument: str, value: object) -> float:
@@ -80,6 +102,45 @@ def check_whole(argument: str, value: object, least: int = 0) -> int:
     return int(value)
 
 
+class Named(dict[str, T]):
+    r"""A table of things by name, some of whose names have a form, such as 2:4 that of n:m.
+
+    Example:
+        >>> table = Named({"all": 1.0})
+        >>> table.forms["n:m"] = re.compile(r"(\d+):(\d+)"), lambda n, m: n / m
+        >>> table["2:4"], "2:4" in table, "2-4" in table, table.names
+        (0.5, True, False, ('all', 'n:m'))
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.forms: dict[str, tuple[re.Pattern[str], Callable[..., T]]] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, and forms of names."""
+        return (*self, *self.forms)
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and self._form(name) is not None)
+
+    def __missing__(self, name: str) -> T:
+        found = self._form(name)
+        if found is None:
+            raise KeyError(name)
+        match, make = found
+        return make(*map(int, match.groups()))
+
+    def _form(self, name: str) -> tuple[re.Match[str], Callable[..., T]] | None:
+        matches = ((pattern.fullmatch(name), make) for pattern, make in self.forms.values())
+        return next(((match, make) for match, make in matches if match), None)
+
+
+def names_of(table: Iterable[str]) -> tuple[str, ...]:
+    """The names in a table, and their forms where it has some."""
+    return table.names if isinstance(table, Named) else tuple(table)
+
+
 def choose(argument: str, value: object, table: Mapping[str, T]) -> T:
     """The entry of this name.
 
@@ -87,7 +148,7 @@ def choose(argument: str, value: object, table: Mapping[str, T]) -> T:
         ValueError: no such name; the message lists them all.
     """
     if not isinstance(value, str) or value not in table:
-        raise ValueError(f"{argument} must be one of {', '.join(table)}; got {value!r}")
+        raise ValueError(f"{argument} must be one of {', '.join(names_of(table))}; got {value!r}")
     return table[value]
 
 

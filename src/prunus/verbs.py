@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prunus.application.applying import masks_in_force, prune_by, take_off, zero
 from prunus.application.passes import PASSES
 from prunus.application.pruning import Pruning
-from prunus.checks import check_fraction, choose, knows_keywords
+from prunus.checks import Amount, check_amount, check_fraction, choose, knows_keywords
 from prunus.masks import Masks, check_same_weights, emptied, warn_of_emptied
 from prunus.processes import of_first
 from prunus.scores.evidence import Evidence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @knows_keywords(Choice)
-def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: Unpack[Choice]) -> Masks:
+def make_masks(model: nn.Module, p_prune: Amount, p_bern: float = 1.0, **choice: Unpack[Choice]) -> Masks:
     """Compute masks and touch nothing.
 
     `int(p_prune · N)` of the N pieces become candidates, lowest score first, ties by position; each
@@ -32,7 +32,9 @@ def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: 
 
     Args:
         model: any network; of a pruned one, the original weights are ranked.
-        p_prune: fraction of pieces that become candidates, in [0, 1].
+        p_prune: fraction of pieces that become candidates, in [0, 1]; or fractions by name pattern, such as
+            `{"layer1.*": 0.3, "*": 0.5}`: each holds, under `scope`, over the weights that it matches and no
+            earlier one does, and what none matches is left whole.
         p_bern: chance that a candidate is pruned, in [0, 1]; at 0 and 1 no random number is drawn.
         **choice: keyword arguments of `prunus.rank`.
 
@@ -49,7 +51,7 @@ def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: 
         >>> prunus.make_masks(net, 0.25, granularity="kernel")
         Masks(2 tensors, 684 of 2,736 weights pruned)
     """
-    p_prune, p_bern = check_fraction("p_prune", p_prune), check_fraction("p_bern", p_bern)
+    p_prune, p_bern = check_amount("p_prune", p_prune), check_fraction("p_bern", p_bern)
     [candidates] = rank(model, **choice).candidates([p_prune])
     masks = candidates.draw(p_bern, choice.get("generator"))
     decided = p_bern in (0, 1) or choice.get("generator") is not None
@@ -61,7 +63,7 @@ def make_masks(model: nn.Module, p_prune: float, p_bern: float = 1.0, **choice: 
 @knows_keywords(Choice)
 def prune(
     model: nn.Module,
-    p_prune: float,
+    p_prune: Amount,
     *,
     p_bern: float = 1.0,
     passes: str = "both",
@@ -73,7 +75,8 @@ def prune(
 
     Args:
         model: the network; its modules, parameters and state_dict keys stay the same objects.
-        p_prune: fraction of pieces that become candidates, in [0, 1].
+        p_prune: fraction of pieces that become candidates, in [0, 1], or fractions by name pattern; see
+            `make_masks`.
         p_bern: chance that a candidate is pruned, in [0, 1].
         passes: where pruned weights count as zero: "both", "backward" or "forward".
         **choice: keyword arguments of `prunus.rank`.
@@ -94,11 +97,11 @@ def prune(
         >>> int((net.weight == 0).sum())
         0
     """
-    p_prune, p_bern = check_fraction("p_prune", p_prune), check_fraction("p_bern", p_bern)
+    p_prune, p_bern = check_amount("p_prune", p_prune), check_fraction("p_bern", p_bern)
     choose("passes", passes, PASSES)
     [candidates] = rank(model, **choice).candidates([p_prune])
 
-    def deeper(p_prune: float, before: Candidates, evidence: Evidence | None) -> Candidates:
+    def deeper(p_prune: Amount, before: Candidates, evidence: Evidence | None) -> Candidates:
         given = choice if evidence is None else Choice(**{**choice, "evidence": evidence})
         return rank(model, **given).deeper(p_prune, before)
 
@@ -108,7 +111,7 @@ def prune(
 @knows_keywords(Choice)
 def global_prune(
     model: nn.Module,
-    p_prune: float = 0.3,
+    p_prune: Amount = 0.3,
     p_bern: float = 1.0,
     *,
     keep_original: bool = True,
@@ -140,7 +143,7 @@ def global_prune(
     masks = ranking.masks(p_prune, p_bern, choice.get("generator"))
     gone: dict[str, int] = {}
     zero(model, ranking.partitions, _noting(masks if choice.get("generator") else of_first(masks), gone))
-    if p_prune < 1:
+    if p_prune != 1:
         warn_of_emptied(gone, len(ranking.tensors))
     return model
 
@@ -154,7 +157,7 @@ def _noting(masks: Iterable[tuple[str, Tensor]], gone: dict[str, int]) -> Iterat
 
 @knows_keywords(Choice)
 def gradient_prune(
-    model: nn.Module, p_prune: float = 0.3, p_bern: float = 1.0, **choice: Unpack[Choice]
+    model: nn.Module, p_prune: Amount = 0.3, p_bern: float = 1.0, **choice: Unpack[Choice]
 ) -> nn.Module:
     """Prune the backward pass only: outputs stay bitwise those of the unpruned network.
 

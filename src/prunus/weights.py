@@ -193,13 +193,14 @@ def _match(
             if not any(fnmatchcase(part, pattern) for part in parts):
                 raise ValueError(f"{argument}={pattern!r} matches nothing; names are like {min(names)!r}")
 
-    def matches(name: str, argument: str) -> bool:
-        return any(_matches(alias, patterns[argument]) for alias in aliases.get(name, [name]))
+    def named_by(argument: str, name: str) -> bool:
+        known = aliases.get(name, [name])
+        return any(matches(alias, pattern) for alias in known for pattern in patterns[argument])
 
     left = [
         name
         for name in names
-        if (include is None or matches(name, "include")) and not matches(name, "exclude")
+        if (include is None or named_by("include", name)) and not named_by("exclude", name)
     ]
     if not left:
         raise ValueError(f"nothing to prune: include={include!r}, exclude={exclude!r} leave no weight")
@@ -218,8 +219,14 @@ def _patterns(given: Patterns | None) -> Sequence[str]:
     return () if given is None else (given,) if isinstance(given, str) else tuple(given)
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(part, pattern) for part in _prefixes(name) for pattern in patterns)
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern is for the weight of this name, or for a module around it.
+
+    Example:
+        >>> [matches("layer1.0.conv1.weight", pattern) for pattern in ("layer1", "*.conv1", "conv1")]
+        [True, True, False]
+    """
+    return any(fnmatchcase(part, pattern) for part in _prefixes(name))
 
 
 def _prefixes(name: str) -> Iterator[str]:

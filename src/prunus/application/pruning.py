@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from prunus.application.applying import prune_by
-from prunus.checks import check_fraction
+from prunus.checks import Amount, check_amount
 from prunus.masks import Masks, emptied, warn_of_emptied
 from prunus.processes import of_first
 from prunus.scores.evidence import Evidence
@@ -32,7 +32,7 @@ class Pruning:
         p_bern: float,
         passes: str,
         generator: torch.Generator | None,
-        deeper: Callable[[float, Candidates, Evidence | None], Candidates],
+        deeper: Callable[[Amount, Candidates, Evidence | None], Candidates],
     ) -> None:
         self.model, self.candidates, self.p_bern, self.passes = model, candidates, p_bern, passes
         self.generator, self._deeper = generator, deeper
@@ -64,14 +64,15 @@ class Pruning:
         self._check_in_force()
         return self._exchange(self._draw(self.candidates))
 
-    def deepen(self, p_prune: float, *, evidence: Evidence | None = None) -> Masks:
+    def deepen(self, p_prune: Amount, *, evidence: Evidence | None = None) -> Masks:
         """Prune more, and only among what survives: masks nest, and nothing that fell comes back.
 
         Scores are those of the weights as they are now. Candidates of before stay candidates, and what was
         drawn for them stands; those that join them are drawn.
 
         Args:
-            p_prune: fraction of all pieces, those of before included, that are candidates then.
+            p_prune: fraction of all pieces, those of before included, that are candidates then; or fractions
+                by name pattern.
             evidence: what the criterion reads beside the weights, from `prunus.evidence`; default what was
                 given to `prune`.
 
@@ -89,14 +90,14 @@ class Pruning:
             Masks(1 tensor, 216 of 432 weights pruned)
         """
         self._check_in_force()
-        candidates = self._deeper(check_fraction("p_prune", p_prune), self.candidates, evidence)
+        candidates = self._deeper(check_amount("p_prune", p_prune), self.candidates, evidence)
         drawn, masks = self._draw(candidates), {}
         for name, mask in self.masks.items():
             decided = candidates.partitions[name].expand(~self.candidates.kept[name]).to(mask.device)
             masks[name] = mask & (drawn[name].to(mask.device) | decided)
         gone = emptied(masks.items())
         new = {name: count for name, count in gone.items() if name not in emptied(self.masks.items())}
-        warn_of_emptied(new if p_prune < 1 else {}, len(masks))
+        warn_of_emptied(new if p_prune != 1 else {}, len(masks))
         self._exchange(Masks(masks))
         self.candidates = candidates
         return self.masks

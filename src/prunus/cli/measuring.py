@@ -57,7 +57,8 @@ class Measuring:
             amp=half if self.machine.amp else None,
             which=self.which.which(),
         )
-        options = {**self.how.recorded(), **recorded(self.which, self.calibration)}
+        scopes = list(dict.fromkeys(str(setting.scope) for setting in sweep.settings))
+        options = {**self.how.recorded(scopes), **recorded(self.which, self.calibration)}
         options |= {**self.images.recorded(), **self.machine.recorded(), "passes": passes}
         return run(sweep, SWEEP, self.output, options)
 

@@ -6,7 +6,7 @@ A field made by `option` is declared once: its flags, its help, and whether resu
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields
 from functools import wraps
 from importlib import import_module
@@ -40,7 +40,7 @@ def option(*flags: str, recorded: bool = True, **attributes: Any) -> Any:
     return field(metadata={"flags": flags, "recorded": recorded, "attributes": attributes})
 
 
-def known(module: str, table: str) -> Callable[[], Iterable[str]]:
+def known(module: str, table: str) -> Callable[[], Collection[str]]:
     """The names in a table, read when they are asked for: its module imports torch, and `--help` must not."""
     return lambda: getattr(import_module(f"prunus.{module}"), table)
 
@@ -140,11 +140,12 @@ class HowToPrune:
         default="magnitude",
         help="What the score of a weight is.",
     )
-    scope: Sequence[str] | str = option(
+    scope: Sequence[str] | str | None = option(
         "--scope",
         names=known("selection.scope", "SCOPES"),
-        default="global",
-        help="Lowest of the network, or of each layer.",
+        default=None,
+        help="Where the fraction holds: the network, each layer, each output (row), n of every m inputs, …  "
+        "[default: global; layer for filters and channels; row for wanda]",
     )
     seed: Sequence[int] | int = option("--seed", numbers=int, default="0", help="Of random scores and draws.")
     norm: str = option(
@@ -160,9 +161,14 @@ class HowToPrune:
         help="Pieces that every weight tensor keeps, its highest; others of the scope fall in their place.",
     )
 
-    def recorded(self) -> dict[str, Any]:
-        """As a results folder keeps it; without a floor, as folders do that are older than that option."""
-        return {name: value for name, value in recorded(self).items() if name != "keep_at_least" or value}
+    def recorded(self, scopes: Sequence[str]) -> dict[str, Any]:
+        """As a results folder keeps it; without a floor, as folders do that are older than that option.
+
+        Args:
+            scopes: those that are meant.
+        """
+        kept = {name: value for name, value in recorded(self).items() if name != "keep_at_least" or value}
+        return {**kept, "scope": scopes}
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from fractions import Fraction
 from typing import Any
 
 import click
 
-from prunus.checks import spread
+from prunus.checks import names_of, spread
 
-Choices = Callable[[], Iterable[str]]
+Choices = Callable[[], Collection[str]]
 
 
 class Name(click.ParamType[Any]):
@@ -23,14 +23,14 @@ class Name(click.ParamType[Any]):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """How `--help` shows the value."""
-        return f"[{'|'.join(self.choices())}]"
+        return f"[{'|'.join(names_of(self.choices()))}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The name, if it is one of them, in the spelling that the command takes for it."""
         if ctx and ctx.token_normalize_func:
             value = ctx.token_normalize_func(value)
-        if value not in (choices := list(self.choices())):
-            self.fail(f"{value!r} is not one of {', '.join(choices)}", param, ctx)
+        if value not in (choices := self.choices()):
+            self.fail(f"{value!r} is not one of {', '.join(names_of(choices))}", param, ctx)
         return value
 
 
@@ -44,17 +44,17 @@ class Names(click.ParamType[Any]):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """How `--help` shows the value."""
-        return f"[{'|'.join(self.choices())}],…" if self.choices else "NAME,…"
+        return f"[{'|'.join(names_of(self.choices()))}],…" if self.choices else "NAME,…"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A tuple without duplicates."""
         if not isinstance(value, str):
             return value
         names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
-        choices = list(self.choices()) if self.choices else None
+        choices = self.choices() if self.choices else None
         for name in names:
             if choices and name not in choices:
-                self.fail(f"{name!r} is not one of {', '.join(choices)}", param, ctx)
+                self.fail(f"{name!r} is not one of {', '.join(names_of(choices))}", param, ctx)
         if not names:
             self.fail("expected at least one name", param, ctx)
         return names

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from prunus.application.applying import unpruned
 from prunus.application.passes import PASSES
-from prunus.checks import check_fraction, check_whole, choose, chosen, knows_keywords
+from prunus.checks import check_fraction, check_whole, choose, knows_keywords
 from prunus.evaluation.evaluate import Metric, Result, evaluate
 from prunus.masks import Masks, counted, warn_of_emptied
-from prunus.scores.criteria import CRITERIA, Criterion
+from prunus.scores.criteria import Criterion
 from prunus.scores.evidence import Evidence
-from prunus.selection.pieces import GRANULARITIES, NORMS
-from prunus.selection.ranking import Ranking, rank
-from prunus.selection.scope import SCOPES, Scope
+from prunus.selection.pieces import NORMS
+from prunus.selection.ranking import Ranking, rank, settle_scope
+from prunus.selection.scope import Scope
 from prunus.verbs import apply_masks
 from prunus.weights import Layers, Patterns, Which
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to prune: arguments of `prunus.prune`, and the seed of its generator."""
+    """One way to prune: arguments of `prunus.prune`, the scope settled, and the seed of its generator."""
 
     p_prune: float
     p_bern: float = 1.0
     granularity: str = "weight"
     criterion: str | Criterion = "magnitude"
-    scope: str | Scope = "global"
+    scope: str | Scope | None = None
     norm: str = "l1"
     passes: str = "both"
     seed: int = 0
@@ -44,12 +44,10 @@ class Setting:
     def __post_init__(self) -> None:
         check_fraction("p_prune", self.p_prune)
         check_fraction("p_bern", self.p_bern)
-        choose("granularity", self.granularity, GRANULARITIES)
-        chosen("criterion", self.criterion, CRITERIA)
-        chosen("scope", self.scope, SCOPES)
         choose("norm", self.norm, NORMS)
         choose("passes", self.passes, PASSES)
         check_whole("keep_at_least", self.keep_at_least)
+        object.__setattr__(self, "scope", settle_scope(self.criterion, self.granularity, self.scope))
 
     @property
     def ranked_by(self) -> Setting:
@@ -92,7 +90,7 @@ def grid(
     p_bern: Sequence[float] | float = 1.0,
     granularity: Sequence[str] | str = "weight",
     criterion: Sequence[str | Criterion] | str | Criterion = "magnitude",
-    scope: Sequence[str | Scope] | str | Scope = "global",
+    scope: Sequence[str | Scope] | str | Scope | None = None,
     norm: str = "l1",
     passes: str = "both",
     seeds: Sequence[int] | int = 0,
@@ -204,7 +202,7 @@ def sweep(
     p_bern: Sequence[float] | float = 1.0,
     granularity: Sequence[str] | str = "weight",
     criterion: Sequence[str | Criterion] | str | Criterion = "magnitude",
-    scope: Sequence[str | Scope] | str | Scope = "global",
+    scope: Sequence[str | Scope] | str | Scope | None = None,
     norm: str = "l1",
     passes: str = "both",
     seeds: Sequence[int] | int = 0,

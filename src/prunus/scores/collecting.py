@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.checks import knows_keywords
-from prunus.scores.criteria import CRITERIA, Criterion, needs_of
-from prunus.scores.evidence import Batches, Evidence, Loss, gradients
+from prunus.scores.criteria import CRITERIA, TRAITS, Criterion, needs_of
+from prunus.scores.evidence import Batches, Evidence, Loss, check_rereadable
+from prunus.scores.gradients import gradients
 from prunus.weights import Layers, Patterns, find_weights
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Batches, sample by sample."""
+
+    batches: Batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, targets in self.batches:
+            yield from zip(torch.split(images, 1), torch.split(targets, 1), strict=True)
 
 
 @knows_keywords()
@@ -23,6 +37,7 @@ def evidence(
     layers: Layers = "all",
     include: Patterns | None = None,
     exclude: Patterns | None = (),
+    per_sample: bool = False,
 ) -> Evidence:
     """Collect what criteria need to know beside the weights; the model is left as it was, `.grad` included.
 
@@ -31,11 +46,12 @@ def evidence(
     Args:
         model: the network; a pruned one gives the evidence of the pruned network.
         batches: (inputs, targets), moved to the device of the model; read once for each kind of evidence.
-        criterion: the criterion or criteria whose needs are met, see `prunus.rank`; default all with a name,
-            and for a function of your own the same.
+        criterion: the criterion or criteria whose needs are met, see `prunus.rank`; by default, and for a
+            function of your own, gradients and norms of inputs, which most of them read.
         loss: from (outputs, targets) to a scalar tensor, by default the mean cross-entropy.
         layers: layer types whose weights it is about, by default every one prunable; likewise
             `include` and `exclude`, see `prunus.rank`.
+        per_sample: let every sample be a batch of its own, so that "fisher" squares gradients one by one.
 
     Returns:
         A value for `evidence=` of `prunus.rank` and of all verbs.
@@ -55,11 +71,12 @@ def evidence(
         True
     """
     if criterion is None:
-        criterion = list(CRITERIA)
+        criterion = [name for name, function in CRITERIA.items() if not TRAITS[function].asked]
     several = criterion if isinstance(criterion, Sequence) and not isinstance(criterion, str) else [criterion]
     kinds = needs_of(several)
-    if len(kinds) > 1 and isinstance(batches, Iterator):
-        raise TypeError("batches is an iterator, which can be read once only: give a DataLoader or a list")
+    if len(kinds) > 1:
+        check_rereadable(batches)
+    batches = Samples(batches) if per_sample else batches
     weights = list(find_weights(model, layers, include, exclude).values())
     return Evidence({kind: kind(model, weights, batches, loss) for kind in kinds})
 

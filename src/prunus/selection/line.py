@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import reduce
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from prunus.selection.arrays import CHUNK, Array, Room, as_array, compare, count_true, where_true
-from prunus.selection.scored import Kept, Moved, ScoreMap, Scores, not_finite
+from prunus.selection.scored import Kept, ScoreMap, not_finite, protected
 
 SAMPLE = 1 << 15  # scores that the brackets are made from, at least
 MARGIN = 4.0  # half the width of a bracket, in standard deviations of a position in the sample
@@ -48,7 +48,7 @@ def draw_lines(scores: ScoreMap, counts: Sequence[int]) -> list[Line]:
         missing = [count for count in dict.fromkeys(counts) if count not in lines]
         brackets = [_Bracket(count, *_between(sample, count / total, margin)) for count in missing]
         for name, source in scores.items():
-            known = _is_protected(source)  # to be finite beneath: what is protected has been found
+            known = protected(source)  # to be finite beneath: what is protected has been found
             for chunk in source.chunks(scratch):
                 if len(chunk) and not known and not chunk.max() < math.inf:  # NaN is not, either
                     raise not_finite(name)
@@ -61,17 +61,13 @@ def draw_lines(scores: ScoreMap, counts: Sequence[int]) -> list[Line]:
 
 
 def _check_counts(scores: ScoreMap, total: int, most: int) -> None:
-    protected = sum(len(source.places) for source in scores.values() if _is_protected(source))
-    if most > total - protected:
+    spared = sum(protected(source) for source in scores.values())
+    if most > total - spared:
         where = next(iter(scores)) if len(scores) == 1 else f"{len(scores):,} tensors"
         raise ValueError(
             f"p_prune asks for {most:,} of the {total:,} pieces of {where}, but keep_at_least protects "
-            f"{protected:,} of them, which leaves {total - protected:,}: lower one of the two"
+            f"{spared:,} of them, which leaves {total - spared:,}: lower one of the two"
         )
-
-
-def _is_protected(source: Scores) -> TypeGuard[Moved]:
-    return isinstance(source, Moved) and source.value > 0
 
 
 def above(scores: ScoreMap, line: Line) -> Kept:
@@ -174,7 +170,11 @@ def keep_rows(scores: Tensor, p_prune: float) -> Tensor:
         tensor([[1, 0, 1, 1],
                 [0, 1, 1, 1]], dtype=torch.int32)
     """
-    count = int(p_prune * scores.shape[1])
+    return keep_highest(scores, int(p_prune * scores.shape[1]))
+
+
+def keep_highest(scores: Tensor, count: int) -> Tensor:
+    """False for the `count` lowest scores in each row, ties by position."""
     if not count:
         return torch.ones_like(scores, dtype=torch.bool)
     line = scores.kthvalue(count, dim=1, keepdim=True).values

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from prunus.checks import check_fraction, check_whole, choose, chosen, knows_keywords
+from prunus.checks import (
+    Amount,
+    check_amount,
+    check_fraction,
+    check_whole,
+    choose,
+    chosen,
+    knows_keywords,
+)
 from prunus.masks import counted
-from prunus.scores.criteria import CRITERIA, Criterion, Pieces, declared, magnitude, score
-from prunus.scores.evidence import Evidence, of_grads
+from prunus.scores.criteria import CRITERIA, Criterion, Pieces, Traits, magnitude, score, traits
+from prunus.scores.evidence import Evidence
+from prunus.scores.gradients import of_grads
 from prunus.selection.draw import Candidates, fall
 from prunus.selection.ends import first, protect
 from prunus.selection.pieces import GRANULARITIES, NORMS, Partition
 from prunus.selection.scope import SCOPES, Scope
 from prunus.selection.scored import Kept, Magnitudes, Scored, Scores, Stored, check_finite
-from prunus.weights import Layers, Patterns, WeightTensor, Which, find_weights
+from prunus.weights import (
+    Layers,
+    Patterns,
+    WeightTensor,
+    Which,
+    depth_outside,
+    find_weights,
+    matches,
+)
 
 
 class Choice(Which, total=False):
@@ -25,7 +44,7 @@ class Choice(Which, total=False):
 
     criterion: str | Criterion
     granularity: str
-    scope: str | Scope
+    scope: str | Scope | None
     norm: str
     evidence: Evidence | None
     generator: torch.Generator | None
@@ -45,6 +64,9 @@ class Ranking:
     scope: Scope
     how: str
     keep_at_least: int = 0
+    own_scope: bool = False  # a function of the user's, which is checked
+    rounds: int = 1  # in how many cuts a fraction is reached
+    rescore: Callable[[Mapping[str, Tensor]], Sequence[Scored]] | None = None  # between two of them
 
     def __repr__(self) -> str:
         pieces = sum(tensor.partition.count for tensor in self.tensors)
@@ -60,44 +82,89 @@ class Ranking:
         """By weight name, how its tensor falls into pieces."""
         return {tensor.name: tensor.partition for tensor in self.tensors}
 
-    def candidates(self, fractions: Sequence[float]) -> Iterator[Candidates]:
-        """The lowest fraction of pieces, for each fraction in [0, 1]."""
-        cuts = self._cut([check_fraction("p_prune", p) for p in fractions])
-        return (Candidates(dict(kept), self.partitions, self.devices) for kept in cuts)
+    def candidates(self, amounts: Sequence[Amount]) -> Iterator[Candidates]:
+        """The lowest fraction of pieces, for each fraction in [0, 1] or set of them by name patterns.
 
-    def deeper(self, p_prune: float, before: Candidates) -> Candidates:
+        Raises:
+            ValueError: a pattern matches none of the weights, or none that an earlier one has not taken.
+        """
+        checked = [check_amount("p_prune", amount) for amount in amounts]
+        if self.rounds > 1:
+            return (self._in_rounds(amount) for amount in checked)
+        return (self._candidates(kept) for kept in self._cuts(checked))
+
+    def deeper(self, amount: Amount, before: Candidates) -> Candidates:
         """The lowest fraction of pieces, when those that were candidates before count as the lowest.
 
         Raises:
-            ValueError: the scope spares some of those: they are more than `p_prune` asks for.
+            ValueError: the scope spares some of those: they are more than were asked for.
         """
         nested = replace(self, tensors=first(self.tensors, before.kept))
-        [candidates] = nested.candidates([p_prune])
-        for name, kept in candidates.kept.items():
-            spared = int((kept & ~before.kept[name].to(kept.device)).count_nonzero())
+        [kept] = nested._cuts([check_amount("p_prune", amount)])
+        candidates = self._candidates(kept)
+        for name, flags in candidates.kept.items():
+            spared = int((flags & ~before.kept[name].to(flags.device)).count_nonzero())
             if spared:
                 raise ValueError(
-                    f"p_prune={p_prune:g} is less than before: {spared:,} pieces of {name} that were pruned, "
+                    f"p_prune={amount} is less than before: {spared:,} pieces of {name} that were pruned, "
                     "or drawn and spared, would be no candidates any more"
                 )
         return candidates
 
     def masks(
-        self, p_prune: float, p_bern: float = 1.0, generator: torch.Generator | None = None
+        self, p_prune: Amount, p_bern: float = 1.0, generator: torch.Generator | None = None
     ) -> Iterator[tuple[str, Tensor]]:
         """One draw over the lowest fraction of pieces, tensor by tensor: not all masks exist at once."""
-        [kept] = self._cut([check_fraction("p_prune", p_prune)])
-        return fall(kept, self.partitions, self.devices, check_fraction("p_bern", p_bern), generator)
+        p_prune, p_bern = check_amount("p_prune", p_prune), check_fraction("p_bern", p_bern)
+        kept = iter(self._in_rounds(p_prune).kept.items()) if self.rounds > 1 else next(self._cuts([p_prune]))
+        return fall(kept, self.partitions, self.devices, p_bern, generator)
+
+    def _candidates(self, kept: Kept) -> Candidates:
+        return Candidates(dict(kept), self.partitions, self.devices)
+
+    def _in_rounds(self, amount: Amount) -> Candidates:
+        """The same in many cuts, between which what is left is scored anew."""
+        ranking = self
+        [kept] = self._cuts([_part(amount, 1 / self.rounds)])
+        candidates = self._candidates(kept)
+        for number in range(2, self.rounds + 1):
+            assert self.rescore is not None
+            ranking = replace(self, tensors=self.rescore(candidates.draw()))
+            part = amount if number == self.rounds else _part(amount, number / self.rounds)
+            candidates = ranking.deeper(part, candidates)
+        return candidates
+
+    def _cuts(self, amounts: Sequence[Amount]) -> Iterator[Kept]:
+        """What is kept of every tensor, for each amount."""
+        fractions = [amount for amount in amounts if not isinstance(amount, Mapping)]
+        if len(fractions) == len(amounts):
+            return self._cut(fractions)
+        return (
+            self._by_pattern(amount) if isinstance(amount, Mapping) else next(self._cut([amount]))
+            for amount in amounts
+        )
+
+    def _by_pattern(self, amount: Mapping[str, float]) -> Kept:
+        """The budget of a pattern holds over the tensors that it matches, and no earlier pattern has."""
+        left, kept = list(self.tensors), dict[str, Tensor]()
+        for pattern, fraction in amount.items():
+            taken = [tensor for tensor in left if matches(tensor.name, pattern)]
+            if not taken:
+                names = ", ".join(tensor.name for tensor in left[:3]) or "none is left"
+                raise ValueError(f"p_prune: {pattern!r} matches no weight; names are like {names}")
+            left = [tensor for tensor in left if not matches(tensor.name, pattern)]
+            kept |= dict(next(replace(self, tensors=taken)._cut([fraction])))
+        kept |= {t.name: torch.ones(len(t.scores), dtype=torch.bool, device=t.scores.device) for t in left}
+        return ((tensor.name, kept[tensor.name]) for tensor in self.tensors)
 
     def _cut(self, fractions: Sequence[float]) -> Iterator[Kept]:
         """What the scope keeps at every fraction; one of the user's own is checked before it is used."""
-        builtin = self.scope in SCOPES.values()
-        cuts = iter(self.scope(protect(self.tensors, self.keep_at_least if builtin else 0), fractions))
+        cuts = iter(self.scope(protect(self.tensors, 0 if self.own_scope else self.keep_at_least), fractions))
         for fraction in fractions:
             kept = next(cuts, None)
             if kept is None:
                 raise ValueError(f"scope gave nothing for p_prune {fraction:g}: expected a stream for each")
-            yield kept if builtin else iter(list(self._checked(kept)))
+            yield iter(list(self._checked(kept))) if self.own_scope else kept
 
     def _checked(self, kept: Kept) -> Kept:
         kept = iter(kept)
@@ -125,7 +192,7 @@ def rank(
     *,
     criterion: str | Criterion = "magnitude",
     granularity: str = "weight",
-    scope: str | Scope = "global",
+    scope: str | Scope | None = None,
     norm: str = "l1",
     layers: Layers = (nn.Conv2d,),
     include: Patterns | None = None,
@@ -138,13 +205,20 @@ def rank(
 
     Args:
         model: any network; of a pruned one, the original weights are scored.
-        criterion: "magnitude" |w|, "random", "gradient" |g|, "taylor" |w·g|, or a function from
-            `prunus.Pieces`, which holds a weight tensor as (pieces, members), to scores of that shape or
-            of shape (pieces, 1); lower goes first.
-        granularity: what is pruned as one piece: "weight"; "kernel", one k×k slice of a
-            convolution; "filter", one output channel; "channel", one input channel.
-        scope: "global", the lowest fraction over all layers together; "layer", of every layer; or a
-            function, see `prunus.selection.scope`.
+        criterion: what the score of a weight is; lower goes first. From the weights "magnitude", "random",
+            "lamp", "fpgm" (of larger pieces); from gradients "gradient", "taylor", "snip", "grasp", "fisher";
+            from inputs "wanda"; from neither "synflow", in 100 cuts. See `prunus.scores.criteria`, which has
+            their papers. Or a function from `prunus.Pieces`, which holds a weight tensor as (pieces,
+            members), to scores of that shape or of shape (pieces, 1).
+        granularity: what is pruned as one piece: "weight"; "kernel", one k×k slice of a convolution;
+            "filter", one output channel; "channel", one input channel; "RxC", a block of R outputs and C
+            inputs at all positions of the kernel, such as "16x1" or "4x4". Where blocks do not divide a
+            tensor, those at its edges are smaller, and a warning says so.
+        scope: "global", the lowest fraction over all layers together; "layer", of every layer; "uniform", the
+            same, but that counts of layers are rounded so that their sum is exact; "row", of every output;
+            "erk", more of large layers (Erdős-Rényi-kernel); "n:m", such as "2:4": of every m along the
+            inputs the n highest are kept; or a function, see `prunus.selection.scope`. Default "global"; of
+            filters and channels "layer", as else whole layers fall; with "wanda" else "row".
         norm: scores of one piece are summed ("l1") or averaged ("mean", so that small pieces are
             not pruned first merely for being small).
         layers: a layer type or its name, several, or "all" for every convolution, transposed convolution
@@ -157,8 +231,8 @@ def rank(
         generator: source of random scores; default the global one.
         keep_at_least: number of pieces that every weight tensor keeps (or all, where it has fewer): its
             highest are no candidates, of equal ones the last, and the next lowest pieces that the scope
-            covers are in their place, so that the count stays `int(p_prune · N)`. A scope function has to
-            keep as many by itself. Default 0: a tensor may lose all its weights.
+            covers are in their place, so that the count stays exact. A scope function has to keep as many by
+            itself. Default 0: a tensor may lose all its weights.
 
     Returns:
         The scores, to be cut by `.candidates(fractions)`.
@@ -173,7 +247,7 @@ def rank(
         >>> import prunus
         >>> ranking = prunus.rank(nn.Conv2d(3, 16, 3), granularity="filter")
         >>> ranking
-        Ranking(16 pieces of 1 tensor; magnitude, filter, global)
+        Ranking(16 pieces of 1 tensor; magnitude, filter, layer)
         >>> [candidates.draw().pruned for candidates in ranking.candidates([0, 0.25, 0.5])]
         [0, 108, 216]
     """
@@ -181,26 +255,73 @@ def rank(
         raise TypeError(f"generator must be a torch.Generator, got {generator!r}")
     if not isinstance(evidence, Evidence | None):
         raise TypeError(f"evidence must come from prunus.evidence, got {type(evidence).__name__}")
-    pool, where = choose("norm", norm, NORMS), chosen("scope", scope, SCOPES)
+    by, pool = chosen("criterion", criterion, CRITERIA), choose("norm", norm, NORMS)
+    where = settle_scope(criterion, granularity, scope)
+    cut, least = chosen("scope", where, SCOPES), check_whole("keep_at_least", keep_at_least)
+    weights = find_weights(model, layers, include, exclude)
+    pieces = GRANULARITIES[granularity]
+    partitions = {name: Partition.of(weight.owners[0], pieces) for name, weight in weights.items()}
+    _warn_of_ragged(granularity, partitions)
+    known = of_grads(weights.values()) if evidence is None else evidence
+
+    def scored(known: Evidence) -> list[Scored]:
+        return [
+            Scored(name, _scores(weights[name], part, by, pool, known, generator), part)
+            for name, part in partitions.items()
+        ]
+
+    def rescore(masks: Mapping[str, Tensor]) -> list[Scored]:
+        return scored(known.under(masks))
+
+    names = (getattr(given, "__name__", given) for given in (criterion, granularity, where))
+    return Ranking(
+        scored(known),
+        {name: weight.parameter.device for name, weight in weights.items()},
+        cut,
+        ", ".join(map(str, names)),
+        least,
+        own_scope=callable(scope),
+        rounds=(traits(by) or Traits()).rounds,
+        rescore=rescore,
+    )
+
+
+def settle_scope(criterion: str | Criterion, granularity: str, scope: str | Scope | None) -> str | Scope:
+    """Where the budget holds: as given, or else as the granularity says, or else the criterion.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     by = chosen("criterion", criterion, CRITERIA)
     pieces = choose("granularity", granularity, GRANULARITIES)
-    weights = find_weights(model, layers, include, exclude)
-    known = of_grads(weights.values()) if evidence is None else evidence
-    tensors = []
-    for weight in weights.values():
-        partition = Partition.of(weight.owners[0], pieces)
-        tensors.append(Scored(weight.name, _scores(weight, partition, by, pool, known, generator), partition))
-    devices = {name: weight.parameter.device for name, weight in weights.items()}
-    least = check_whole("keep_at_least", keep_at_least)
-    names = (getattr(given, "__name__", given) for given in (criterion, granularity, scope))
-    return Ranking(tensors, devices, where, ", ".join(map(str, names)), least)
+    where = pieces.scope or (traits(by) or Traits()).scope if scope is None else scope
+    chosen("scope", where, SCOPES)
+    return where
+
+
+def _part(amount: Amount, share: float) -> Amount:
+    """What has fallen after this share of many steps, in each of which what is kept falls by one factor."""
+    if isinstance(amount, Mapping):
+        return {name: 1 - math.pow(1 - p, share) for name, p in amount.items()}
+    return 1 - math.pow(1 - amount, share)
+
+
+def _warn_of_ragged(granularity: str, partitions: Mapping[str, Partition]) -> None:
+    ragged = {name: part.shape for name, part in partitions.items() if part.ragged}
+    if ragged:
+        name, shape = next(iter(ragged.items()))
+        warnings.warn(
+            f"granularity={granularity!r} does not divide {counted(len(ragged), 'tensor')}, such as {name} "
+            f"of shape {tuple(shape)}: blocks at the edges hold fewer weights",
+            stacklevel=depth_outside(),
+        )
 
 
 def _scores(
     weight: WeightTensor,
     partition: Partition,
     criterion: Criterion,
-    pool: Callable[[Tensor], Tensor],
+    pool: Callable[[Tensor, Tensor | None], Tensor],
     evidence: Evidence,
     generator: torch.Generator | None,
 ) -> Scores:
@@ -208,13 +329,15 @@ def _scores(
         return Magnitudes(weight)
     values = weight.values
     check_finite(weight.name, values)
-    needs = declared(criterion)
-    known = {
+    known = traits(criterion)
+    found = {
         kind: partition.table(tensor)
         for kind, tensor in evidence.about(weight).items()
-        if needs is None or kind in needs
+        if known is None or kind in known.needs
     }
-    pieces = Pieces(weight.name, partition.table(values), known, generator, evidence.hint)
+    pieces = Pieces(
+        weight.name, partition.table(values), found, generator, evidence.hint, sizes=partition.sizes()
+    )
     pooled = score(pieces, criterion, pool)
     check_finite(weight.name, pooled)
     return Stored(pooled)

@@ -9,14 +9,20 @@ under `@scope(name)`; `rank(scope=function)` takes any as it is.
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
-from prunus.selection.line import above, draw_lines
-from prunus.selection.scored import Kept, Scored
+import numpy as np
+from torch import Tensor
+
+from prunus.checks import Named
+from prunus.selection.line import above, draw_lines, keep_highest
+from prunus.selection.scored import Kept, Scored, protected
 
 Scope: TypeAlias = Callable[[Sequence[Scored], Sequence[float]], Iterator[Kept]]
-SCOPES: dict[str, Scope] = {}  # by name, in the order of this file
+SCOPES: Named[Scope] = Named()  # by name, in the order of this file
 
 
 def scope(name: str) -> Callable[[Scope], Scope]:
@@ -41,5 +47,138 @@ def over_network(tensors: Sequence[Scored], fractions: Sequence[float]) -> Itera
 @scope("layer")
 def over_layers(tensors: Sequence[Scored], fractions: Sequence[float]) -> Iterator[Kept]:
     """The same with the N pieces of each tensor by itself."""
-    layers = [over_network([tensor], fractions) for tensor in tensors]
+    return by_counts(tensors, [[int(p * len(tensor.scores)) for tensor in tensors] for p in fractions])
+
+
+@scope("uniform")
+def uniform(tensors: Sequence[Scored], fractions: Sequence[float]) -> Iterator[Kept]:
+    """`int(p · N)` of the network's N pieces, the same fraction of every tensor, to a piece."""
+    sizes = np.array([len(tensor.scores) for tensor in tensors])
+    return by_counts(tensors, [_apportion(tensors, p * sizes, int(p * sizes.sum())) for p in fractions])
+
+
+@scope("erk")
+def erdos_renyi_kernel(tensors: Sequence[Scored], fractions: Sequence[float]) -> Iterator[Kept]:
+    """`int(p · N)` of the network's N pieces; of what is kept, large tensors keep a smaller fraction.
+
+    The fraction that a tensor keeps goes as the sum of its sides (outputs, inputs, kernel) by their product,
+    and is at most 1 (Mocanu et al. 2018, arXiv 1707.04780; with kernels Evci et al. 2020, arXiv 1911.11134,
+    section 3).
+    """
+    sizes = np.array([len(tensor.scores) for tensor in tensors])
+    sides = [[s for s in tensor.partition.shape if s] for tensor in tensors]
+    raw = np.array([sum(side) / math.prod(side) for side in sides])
+
+    def fallen(p: float) -> list[int]:
+        count = int(p * sizes.sum())
+        return _apportion(tensors, sizes * (1 - _densities(sizes, raw, sizes.sum() - count)), count)
+
+    return by_counts(tensors, [fallen(p) for p in fractions])
+
+
+@scope("row")
+def over_rows(tensors: Sequence[Scored], fractions: Sequence[float]) -> Iterator[Kept]:
+    """All n pieces of every output but its lowest `int(p · n)`."""
+
+    def rows(tensor: Scored, p: float) -> Tensor:
+        grid = tensor.grid().flatten(1)
+        if grid.shape[1] == 1 and 0 < p < 1:
+            raise ValueError(
+                f"scope='row': each output of {tensor.name} is one piece, of which no fraction can fall: "
+                "give another scope or granularity, or exclude it"
+            )
+        return _keep(tensor, grid, int(p * grid.shape[1]))
+
+    return (by_tensor(tensors, lambda tensor, p=p: rows(tensor, p)) for p in fractions)  # type: ignore[misc]
+
+
+def n_of_m(n: int, m: int) -> Scope:
+    """Of every m neighbours along the inputs, at the same output and position, the n highest are kept.
+
+    2:4 is what sparse tensor cores take (Mishra et al. 2021, arXiv 2104.08378).
+
+    Raises:
+        ValueError: n is not between 0 and m; then, of each use: a fraction other than 0 and 1 - n/m, or a
+            tensor whose inputs are no multiple of m.
+    """
+    if not 0 < n < m:
+        raise ValueError(f"scope='{n}:{m}' must keep some of each {m} pieces, and not all")
+
+    def groups(tensor: Scored) -> Tensor:
+        grid = tensor.grid().movedim(1, 2)
+        if grid.shape[2] % m:
+            raise ValueError(
+                f"scope='{n}:{m}': the {grid.shape[2]:,} inputs of {tensor.name} are no multiple of {m}: "
+                "exclude it"
+            )
+        return _keep(tensor, grid.reshape(-1, m), m - n).reshape(grid.shape).movedim(2, 1)
+
+    def scope(tensors: Sequence[Scored], fractions: Sequence[float]) -> Iterator[Kept]:
+        for p in fractions:
+            if p and not math.isclose(p, 1 - n / m, abs_tol=1e-9):
+                raise ValueError(
+                    f"scope='{n}:{m}' prunes {1 - n / m:g} or nothing: p_prune must be that, got {p:g}"
+                )
+        everything = [[0] * len(tensors)]
+        return (by_tensor(tensors, groups) if p else next(by_counts(tensors, everything)) for p in fractions)
+
+    return scope
+
+
+SCOPES.forms["n:m"] = re.compile(r"(\d+):(\d+)"), n_of_m
+
+
+def by_counts(tensors: Sequence[Scored], counts: Sequence[Sequence[int]]) -> Iterator[Kept]:
+    """For every list of counts, one a tensor, all pieces of each tensor but so many of its lowest."""
+    layers = []
+    for tensor, fallen in zip(tensors, zip(*counts, strict=True), strict=True):
+        scores = {tensor.name: tensor.scores}
+        layers.append([above(scores, line) for line in draw_lines(scores, fallen)])
     return (itertools.chain(*parts) for parts in zip(*layers, strict=True))
+
+
+def by_tensor(tensors: Sequence[Scored], keep: Callable[[Scored], Tensor]) -> Kept:
+    """What a function keeps of each tensor, as booleans in the order of its grid."""
+    return ((tensor.name, tensor.partition.flat(keep(tensor)).contiguous()) for tensor in tensors)
+
+
+def _keep(tensor: Scored, rows: Tensor, count: int) -> Tensor:
+    """All but the `count` lowest of each row, none of which may be protected."""
+    kept = keep_highest(rows, count)
+    if protected(tensor.scores) and (rows[~kept] == math.inf).any():
+        raise ValueError(
+            f"keep_at_least protects pieces of {tensor.name} that the scope does not spare: lower one of "
+            "the two"
+        )
+    return kept
+
+
+def _densities(sizes: np.ndarray, raw: np.ndarray, left: int) -> np.ndarray:
+    """Fractions in proportion to `raw`, at most 1, by which tensors of these sizes keep `left` pieces."""
+    full = np.zeros(len(sizes), bool)
+    while not full.all():
+        factor = (left - sizes[full].sum()) / (raw * sizes)[~full].sum()
+        over = ~full & (raw * factor > 1)
+        if not over.any():
+            return np.where(full, 1.0, raw * factor)
+        full |= over
+    return full.astype(float)
+
+
+def _apportion(tensors: Sequence[Scored], wanted: np.ndarray, total: int) -> list[int]:
+    """Whole numbers near these that sum to `total`, where no tensor loses what is protected.
+
+    Largest remainders first, of equal ones the first tensors.
+    """
+    limits = np.array([len(tensor.scores) - protected(tensor.scores) for tensor in tensors])
+    if total > limits.sum():
+        raise ValueError(
+            f"p_prune asks for {total:,} pieces, but keep_at_least leaves {limits.sum():,}: lower one of the "
+            "two"
+        )
+    counts = np.minimum(np.floor(wanted + 1e-9).astype(int), limits)
+    while counts.sum() < total:
+        open_ = np.flatnonzero(counts < limits)
+        order = open_[np.argsort(-(wanted - counts)[open_], kind="stable")]
+        counts[order[: total - counts.sum()]] += 1
+    return list(map(int, counts))

@@ -140,6 +140,11 @@ class Moved(Held):
         return copied
 
 
+def protected(scores: Scores) -> int:
+    """How many pieces no line may reach."""
+    return len(scores.places) if isinstance(scores, Moved) and scores.value > 0 else 0
+
+
 def _flat(tensor: Tensor, size: int) -> Iterator[Tensor]:
     """The entries in row-major order, up to `size` at a time; at other strides only some rows are copied."""
     if tensor.is_contiguous():

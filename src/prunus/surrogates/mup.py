@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from prunus.application.detour import StandIn
 from prunus.checks import check_fraction, choose, chosen, knows_keywords
-from prunus.scores.criteria import CRITERIA, Criterion, Pieces, declared, score
-from prunus.scores.evidence import Loss, gradients
+from prunus.scores.criteria import CRITERIA, Criterion, Pieces, Traits, score, traits
+from prunus.scores.evidence import Loss
+from prunus.scores.gradients import gradients
 from prunus.selection.line import keep_rows
 from prunus.selection.pieces import GRANULARITIES, NORMS, Partition
 from prunus.selection.scored import check_finite
@@ -28,7 +29,7 @@ class Plan:
 
     p_prune: float
     criterion: Criterion
-    pool: Callable[[Tensor], Tensor]
+    pool: Callable[[Tensor, Tensor | None], Tensor]
     loss: Loss
     partitions: Mapping[str, Partition]
 
@@ -85,7 +86,7 @@ class MUP(Surrogate):
     ) -> None:
         super().__init__(model)
         p_prune, by = check_fraction("p_prune", p_prune), chosen("criterion", criterion, CRITERIA)
-        missing = [kind.__name__ for kind in declared(by) or () if kind is not gradients]
+        missing = [kind.__name__ for kind in (traits(by) or Traits()).needs if kind is not gradients]
         if missing:
             raise ValueError(f"criterion {by.__name__!r} needs {missing[0]}; MUP has gradients only")
         pieces = choose("granularity", granularity, GRANULARITIES)

@@ -1,0 +1,53 @@
+"""Evidence from what goes into the layers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.modes import eval_mode
+from prunus.scores.evidence import Batches, ByName, Loss, moved, wide
+from prunus.weights import WeightTensor, is_plain
+
+
+def inputs(model: nn.Module, weights: Sequence[WeightTensor], batches: Batches, loss: Loss) -> ByName:
+    """The norm of all inputs that each weight was multiplied with, over batches and positions.
+
+    Raises:
+        ValueError: a layer with a forward of its own, or one that is never called.
+    """
+    squares: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for weight in weights:
+            for layer in weight.owners:
+                if not is_plain(layer):
+                    raise ValueError(f"{weight.name}: its {type(layer).__name__} has a forward of its own")
+                handle = layer.register_forward_pre_hook(_add_to(squares, weight.name), with_kwargs=True)
+                stack.callback(handle.remove)
+        with eval_mode(model), torch.no_grad():
+            for images, _ in moved(batches, weights[0].parameter.device):
+                model(images)
+    missing = [weight.name for weight in weights if weight.name not in squares]
+    if missing:
+        raise ValueError(f"{missing[0]}: its layer was not called, so its inputs are not known")
+    return {name: total.sqrt() for name, total in squares.items()}
+
+
+def _add_to(squares: dict[str, Tensor], name: str) -> Callable[..., None]:
+    def add(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        [x, *_] = (*args, *kwargs.values())
+        # The layer is linear in its weight: of the sum of what it gives for x², each weight's gradient is Σx²
+        plain, parameter = copy.copy(layer), layer.get_parameter("weight")
+        weight = parameter.detach().to(wide(parameter)).requires_grad_()
+        vars(plain)["_parameters"] = {"weight": weight, "bias": None}
+        with torch.enable_grad():
+            total = plain.forward(x.detach().to(weight.dtype).square()).sum()
+        [found] = torch.autograd.grad(total, weight)
+        squares[name] = squares.get(name, 0) + found
+
+    return add
