@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from prunus.cli.main import main
+from prunus.evaluation.statistics import gain, wilson
 from prunus.inputs import digits
 from prunus.inputs.networks import load_network
 from prunus.results.transfers import by_gradients
@@ -30,7 +31,6 @@ from prunus.transfer.attacks import LOSSES, Iterative, diversify
 from prunus.transfer.methods import Build, Method, methods
 from prunus.transfer.pixels import Normalized, normalization, own_size, round_within
 from prunus.transfer.rows import TransferRow
-from prunus.transfer.statistics import gain, wilson
 from prunus.transfer.summaries import summary_lines
 from tests.conftest import everything, interrupt, labels_of, same, small_net
 

@@ -2,6 +2,8 @@
 
 from prunus.application.pruning import Pruning
 from prunus.evaluation.evaluate import Result, evaluate
+from prunus.evaluation.find import Found, find
+from prunus.evaluation.sensitivity import Probe, Sensitivity, sensitivity
 from prunus.evaluation.sweep import Point, Setting, sweep
 from prunus.inputs import digits
 from prunus.masks import Masks
@@ -22,19 +24,23 @@ __all__ = [
     "Diversified",
     "Ensemble",
     "Evidence",
+    "Found",
     "Groups",
     "Masks",
     "Pieces",
     "Point",
+    "Probe",
     "Pruning",
     "Ranking",
     "Result",
+    "Sensitivity",
     "Setting",
     "apply_masks",
     "digits",
     "evaluate",
     "evidence",
     "fill_gradients",
+    "find",
     "global_prune",
     "gradient_prune",
     "make_masks",
@@ -42,5 +48,6 @@ __all__ = [
     "prune",
     "rank",
     "restore",
+    "sensitivity",
     "sweep",
 ]

@@ -9,7 +9,9 @@ import click
 
 import prunus
 from prunus.cli.eval import eval_command
+from prunus.cli.find import find_command
 from prunus.cli.inspect import inspect_command
+from prunus.cli.sensitivity import sensitivity_command
 from prunus.cli.sweep import sweep_command
 from prunus.cli.transfer import transfer_command
 
@@ -28,7 +30,15 @@ def cli() -> None:
     """Prune the weights of PyTorch networks and measure what it costs."""
 
 
-for command in (sweep_command, eval_command, inspect_command, transfer_command):
+COMMANDS = (
+    sweep_command,
+    eval_command,
+    inspect_command,
+    sensitivity_command,
+    find_command,
+    transfer_command,
+)
+for command in COMMANDS:
     cli.add_command(command)  # the first line of its docstring stands in `prunus --help`
 
 

@@ -38,29 +38,40 @@ class Measuring:
 
     def rows(self, passes: str = "both") -> Sequence[SweepRow]:
         """A row for every network and setting."""
+        from prunus.evaluation.experiment import Sweep
+        from prunus.results.curves import SWEEP
+
+        return self.run(Sweep, SWEEP, passes)
+
+    def run(self, kind: Any, layout: Any, passes: str = "both", **more: Any) -> Sequence[Any]:
+        """The rows of an experiment, which takes all this, and more that its folder records."""
+        from prunus.results.loop import run
+
+        experiment = self.experiment(kind, passes, **more)
+        scopes = list(dict.fromkeys(str(setting.scope) for setting in experiment.settings))
+        options = {**self.how.recorded(scopes), **recorded(self.which, self.calibration), **more}
+        options |= {**self.images.recorded(), **self.machine.recorded(), "passes": passes}
+        return run(experiment, layout, self.output, options)
+
+    def experiment(self, kind: Any, passes: str = "both", **more: Any) -> Any:
+        """An experiment, which takes all this."""
         import torch
 
-        from prunus.evaluation.experiment import Sweep
         from prunus.evaluation.sweep import grid
-        from prunus.results.curves import SWEEP
-        from prunus.results.loop import run
 
         device = self.machine.find()
         half = torch.float16 if device.type == "cuda" else torch.bfloat16
-        settings = asdict(self.how)
-        seeds = settings.pop("seed")
-        sweep = Sweep(
+        told = asdict(self.how)
+        seeds = told.pop("seed")
+        return kind(
             networks=self.networks.load(self.images),
-            settings=grid(**settings, seeds=seeds, passes=passes),
+            settings=grid(**told, seeds=seeds, passes=passes),
             source=self.images.source(self.calibration.calibration_images),
             device=device,
             amp=half if self.machine.amp else None,
             which=self.which.which(),
+            **more,
         )
-        scopes = list(dict.fromkeys(str(setting.scope) for setting in sweep.settings))
-        options = {**self.how.recorded(scopes), **recorded(self.which, self.calibration)}
-        options |= {**self.images.recorded(), **self.machine.recorded(), "passes": passes}
-        return run(sweep, SWEEP, self.output, options)
 
 
 def measuring(

@@ -1,29 +1,36 @@
-"""The experiment of `prunus sweep` and `prunus eval`: networks at settings on images."""
+"""The experiments of `prunus sweep`, `eval`, `sensitivity` and `find`: networks at settings on images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
 import torch
 
-from prunus.evaluation.rows import SweepRow
-from prunus.evaluation.sweep import Setting, measure
+from prunus.evaluation.evaluate import evaluate
+from prunus.evaluation.find import Found, find
+from prunus.evaluation.rows import ProbeRow, SweepRow
+from prunus.evaluation.sensitivity import probe, sensitivity
+from prunus.evaluation.sweep import Point, Setting, measure, ranked
 from prunus.inputs.images import Batch, Images, Source, open_images
 from prunus.inputs.networks import Network
 from prunus.progress import Monitor
 from prunus.scores.collecting import evidence
 from prunus.scores.criteria import needs_of
-from prunus.weights import Which
+from prunus.scores.evidence import Evidence
+from prunus.selection.ranking import Choice
+from prunus.weights import Which, find_weights
 
 Item = tuple[str, Setting]  # the name of a network, and how it is pruned
+GroupItem = tuple[str, str, Setting]  # the same, and which weights; "" for the unpruned network
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """Every network at every setting.
+class Measurement:
+    """What is measured on which images.
 
     Args:
         networks: of different names.
@@ -32,8 +39,6 @@ class Sweep:
         device: where networks run; with `amp`, under autocast in that dtype.
         which: weights are pruned, see `prunus.rank`.
     """
-
-    what = "points"
 
     networks: Sequence[Network]
     settings: Sequence[Setting]
@@ -46,11 +51,28 @@ class Sweep:
     def _criteria(self) -> list[Any]:
         return [setting.criterion for setting in self.settings]
 
+    @property
+    def _by_name(self) -> dict[str, Network]:
+        return {network.name: network for network in self.networks}
+
     def record(self) -> Mapping[str, Any]:
         """Fingerprints of the networks and of the images that are read."""
         train = {"training images": self.source.fingerprint("train")} if needs_of(self._criteria) else {}
         networks = {network.name: network.fingerprint for network in self.networks}
         return {"networks": networks, "images": self.source.fingerprint("val"), **train}
+
+    def _evidence(self, network: Network, monitor: Monitor) -> Evidence | None:
+        if not needs_of(self._criteria):
+            return None
+        calibration = Watched(open_images(network, self.source, train=True), monitor)
+        return evidence(network.model, calibration, criterion=self._criteria, **self.which)
+
+
+@dataclass(frozen=True)
+class Sweep(Measurement):
+    """Every network at every setting."""
+
+    what = "points"
 
     def items(self) -> Sequence[Item]:
         """All points, network by network."""
@@ -58,19 +80,15 @@ class Sweep:
 
     def measure(self, items: Sequence[Item], monitor: Monitor) -> Iterator[Sequence[SweepRow]]:
         """One row a point. A network is on the device while its points are measured."""
-        networks = {network.name: network for network in self.networks}
         for name, points in groupby(items, lambda item: item[0]):
-            yield from self._measure(networks[name], [setting for _, setting in points], monitor)
+            yield from self._measure(self._by_name[name], [setting for _, setting in points], monitor)
 
     def _measure(
         self, network: Network, settings: Sequence[Setting], monitor: Monitor
     ) -> Iterator[Sequence[SweepRow]]:
         images = open_images(network, self.source)
-        model, known = network.model.to(self.device), None
-        if needs_of(self._criteria):
-            calibration = Watched(open_images(network, self.source, train=True), monitor)
-            known = evidence(model, calibration, criterion=self._criteria, **self.which)
-        watched = Watched(images, monitor)
+        model, watched = network.model.to(self.device), Watched(images, monitor)
+        known = self._evidence(network, monitor)
         for point in measure(model, watched, settings, evidence=known, amp=self.amp, **self.which):
             yield [SweepRow(network.name, point)]
         model.cpu()
@@ -81,6 +99,114 @@ class Sweep:
         [row] = rows
         setting, result = row.point.setting, row.point.result
         return f"{row.network} {setting.granularity} p_prune {setting.p_prune:g}: {result.top1:.2f}%"
+
+
+@dataclass(frozen=True)
+class Probing(Measurement):
+    """Every network, each group of its weights alone, at every setting.
+
+    Args:
+        groups: name patterns; None is every weight by itself.
+    """
+
+    what = "probes"
+
+    groups: Sequence[str] | None = None
+
+    @cached_property
+    def _groups(self) -> dict[str, Sequence[str]]:
+        """Of each network."""
+        return {n.name: self.groups or list(find_weights(n.model, **self.which)) for n in self.networks}
+
+    def items(self) -> Sequence[GroupItem]:
+        """The unpruned network and all probes, network by network."""
+        return [
+            (network.name, group, setting)
+            for network in self.networks
+            for alike in _alike(self.settings)
+            for group, settings in self._grouped(network, alike)
+            for setting in settings
+        ]
+
+    def _grouped(self, network: Network, alike: list[Setting]) -> Iterator[tuple[str, list[Setting]]]:
+        yield "", [replace(alike[0], p_prune=0.0)]
+        for group in self._groups[network.name]:
+            yield group, alike
+
+    def measure(self, items: Sequence[GroupItem], monitor: Monitor) -> Iterator[Sequence[ProbeRow]]:
+        """One row a probe. A network is on the device while its probes are measured."""
+        for name, of_network in groupby(items, lambda item: item[0]):
+            network = self._by_name[name]
+            images = open_images(network, self.source)
+            model, watched = network.model.to(self.device), Watched(images, monitor)
+            known = self._evidence(network, monitor)
+            for _, alike in groupby(of_network, lambda item: item[2].ranked_by):
+                batch = [(group, setting) for _, group, setting in alike]
+                ranking, generator = ranked(model, batch[0][1], known, self.which)
+                for group, setting in batch:
+                    if not group:
+                        clean = Point(setting, evaluate(model, watched, self.amp), {})
+                        yield [ProbeRow(name, clean, "", 0.0)]
+                        continue
+                    item = group, setting.p_prune
+                    [found] = probe(model, watched, [item], ranking, generator, self.amp)
+                    point = Point(setting, found.result, {group: (found.pruned, found.weights)})
+                    yield [ProbeRow(name, point, group, found.predicted)]
+            model.cpu()
+            images.report(name)
+
+    def line(self, rows: Sequence[ProbeRow]) -> str:
+        """Network, group, ratio and accuracy."""
+        [row] = rows
+        what = f"{row.group} p_prune {row.point.setting.p_prune:g}" if row.group else "unpruned"
+        return f"{row.network} {what}: {row.point.result.top1:.2f}%"
+
+
+@dataclass(frozen=True)
+class Search(Measurement):
+    """The largest ratio at which a network is good enough, by the first setting.
+
+    Args:
+        keep: the part of the unpruned accuracy that must be left.
+        per_layer: whether to allot ratios by sensitivity, measured on the training images.
+        tolerance: of the ratio.
+    """
+
+    keep: float = 0.99
+    per_layer: bool = False
+    tolerance: float = 0.01
+
+    def of(self, network: Network) -> Found:
+        """Search one network, with progress on standard error."""
+        setting = self.settings[0]
+        choice: Choice = {
+            "criterion": setting.criterion,
+            "granularity": setting.granularity,
+            "scope": setting.scope,
+            "norm": setting.norm,
+            "keep_at_least": setting.keep_at_least,
+            "generator": torch.Generator().manual_seed(setting.seed),
+            **self.which,  # type: ignore[typeddict-item]  # of which a Choice has all keys
+        }
+        with Monitor("networks", 1, 0) as monitor:
+            images, model = open_images(network, self.source), network.model.to(self.device)
+            choice["evidence"] = self._evidence(network, monitor)
+            watched, allotment = Watched(images, monitor), None
+            if self.per_layer:
+                training = Watched(open_images(network, self.source, train=True), monitor)
+                allotment = sensitivity(model, training, amp=self.amp, **choice)
+            wanted = self.keep * evaluate(model, watched, self.amp).top1
+            found = find(
+                model, watched, wanted, by=allotment, tolerance=self.tolerance, amp=self.amp, **choice
+            )
+            model.cpu()
+            images.report(network.name)
+        return found
+
+
+def _alike(settings: Sequence[Setting]) -> list[list[Setting]]:
+    """Neighbours that rank alike."""
+    return [list(alike) for _, alike in groupby(settings, lambda setting: setting.ranked_by)]
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,44 @@ class SweepRow:
         return cls(check_text("network", columns["network"]), Point(setting, result, layers))
 
 
+@dataclass(frozen=True)
+class ProbeRow(SweepRow):
+    """A point at which one group of weights was pruned alone; of the group "", the unpruned network.
+
+    Args:
+        group: the name of a weight, or a name pattern.
+        predicted: the share of the network's score that fell.
+    """
+
+    group: str
+    predicted: float
+
+    @property
+    def item(self) -> Any:
+        """The network, the group and the setting."""
+        return self.network, self.group, self.point.setting
+
+    def columns(self) -> dict[str, Any]:
+        """Every column of the CSV by name."""
+        columns = super().columns()
+        first = {"network": columns.pop("network"), "group": self.group, "predicted": self.predicted}
+        return {**first, **columns}
+
+    @classmethod
+    def read(cls, columns: Mapping[str, Any]) -> ProbeRow:
+        """The row of which `stored` gave this.
+
+        Raises:
+            KeyError, TypeError, ValueError: `stored` gives no such thing.
+        """
+        row = SweepRow.read(columns)
+        group, predicted = (
+            check_text("group", columns["group"]),
+            check_number("predicted", columns["predicted"]),
+        )
+        return cls(row.network, row.point, group, predicted)
+
+
 def varied(rows: Sequence[SweepRow]) -> list[str]:
     """The settings, besides the ratio, in which the rows differ."""
     return [name for name in VARIED if len({row.columns()[name] for row in rows}) > 1]

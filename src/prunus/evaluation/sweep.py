@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunus.application.applying import unpruned
 from prunus.application.passes import PASSES
@@ -82,7 +82,7 @@ class Point:
     @property
     def pruned_fraction(self) -> float:
         """`pruned / weights`."""
-        return self.pruned / self.weights
+        return self.pruned / max(1, self.weights)
 
 
 def grid(
@@ -160,20 +160,8 @@ def _measured(
     clean: Result | None = None  # of the unpruned network, which many settings share
     for _, alike in groupby(settings, lambda setting: setting.ranked_by):
         batch = list(alike)
-        first, generator = batch[0], torch.Generator().manual_seed(batch[0].seed)
-        ranking = rank(
-            model,
-            criterion=first.criterion,
-            granularity=first.granularity,
-            scope=first.scope,
-            norm=first.norm,
-            evidence=evidence,
-            generator=generator,
-            keep_at_least=first.keep_at_least,
-            **which,
-        )
-        ranked = generator.get_state()
-        for setting, masks in _masks(ranking, batch, generator, ranked):
+        ranking, generator = ranked(model, batch[0], evidence, which)
+        for setting, masks in _masks(ranking, batch, generator):
             if clean and not masks.pruned:
                 result = clean
             else:
@@ -184,9 +172,29 @@ def _measured(
             yield Point(setting, result, masks.counts)
 
 
+def ranked(
+    model: nn.Module, setting: Setting, evidence: Evidence | None, which: Which
+) -> tuple[Ranking, torch.Generator]:
+    """The ranking that a setting shares with those that rank alike, and the generator of its draws."""
+    generator = torch.Generator().manual_seed(setting.seed)
+    ranking = rank(
+        model,
+        criterion=setting.criterion,
+        granularity=setting.granularity,
+        scope=setting.scope,
+        norm=setting.norm,
+        evidence=evidence,
+        generator=generator,
+        keep_at_least=setting.keep_at_least,
+        **which,
+    )
+    return ranking, generator
+
+
 def _masks(
-    ranking: Ranking, settings: Sequence[Setting], generator: torch.Generator, state: Tensor
+    ranking: Ranking, settings: Sequence[Setting], generator: torch.Generator
 ) -> Iterator[tuple[Setting, Masks]]:
+    state = generator.get_state()
     cuts = ranking.candidates([setting.p_prune for setting in settings])
     for setting, candidates in zip(settings, cuts, strict=True):
         generator.set_state(state)  # as `prune` with this seed would draw, whatever came before

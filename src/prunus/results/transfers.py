@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from prunus.evaluation.statistics import Shares, gain, wilson
 from prunus.results.folder import Layout
 from prunus.transfer.methods import KINDS, PLAIN, Method
 from prunus.transfer.rows import TransferRow, check_rows, goal_of
-from prunus.transfer.statistics import Shares, gain, wilson
 from prunus.transfer.summaries import Key, Summary, black_box, summarize, summary_lines
 
 Panel = tuple[bool, float]  # targeted, eps

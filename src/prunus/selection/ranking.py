@@ -144,15 +144,25 @@ class Ranking:
             for amount in amounts
         )
 
+    def matching(self, pattern: str) -> list[str]:
+        """The names of the weights that a pattern is for.
+
+        Raises:
+            ValueError: there are none.
+        """
+        found = [tensor.name for tensor in self.tensors if matches(tensor.name, pattern)]
+        if not found:
+            names = ", ".join(tensor.name for tensor in self.tensors[:3]) or "none is left"
+            raise ValueError(f"{pattern!r} matches no weight; names are like {names}")
+        return found
+
     def _by_pattern(self, amount: Mapping[str, float]) -> Kept:
         """The budget of a pattern holds over the tensors that it matches, and no earlier pattern has."""
         left, kept = list(self.tensors), dict[str, Tensor]()
         for pattern, fraction in amount.items():
-            taken = [tensor for tensor in left if matches(tensor.name, pattern)]
-            if not taken:
-                names = ", ".join(tensor.name for tensor in left[:3]) or "none is left"
-                raise ValueError(f"p_prune: {pattern!r} matches no weight; names are like {names}")
-            left = [tensor for tensor in left if not matches(tensor.name, pattern)]
+            names = set(replace(self, tensors=left).matching(pattern))
+            taken = [tensor for tensor in left if tensor.name in names]
+            left = [tensor for tensor in left if tensor.name not in names]
             kept |= dict(next(replace(self, tensors=taken)._cut([fraction])))
         kept |= {t.name: torch.ones(len(t.scores), dtype=torch.bool, device=t.scores.device) for t in left}
         return ((tensor.name, kept[tensor.name]) for tensor in self.tensors)

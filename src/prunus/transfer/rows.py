@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from prunus.checks import check_fraction, check_number, check_text, check_whole, choose
+from prunus.evaluation.statistics import Shares, wilson
 from prunus.transfer.methods import KINDS, Method
-from prunus.transfer.statistics import Shares, wilson
 
 
 @dataclass(frozen=True)

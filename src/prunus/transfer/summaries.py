@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from prunus.evaluation.statistics import Shares, gain, wilson
 from prunus.transfer.methods import PLAIN, Method
 from prunus.transfer.rows import TransferRow, goal_of
-from prunus.transfer.statistics import Shares, gain, wilson
 
 
 @dataclass(frozen=True)
