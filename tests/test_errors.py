@@ -64,7 +64,9 @@ def test_layer_types_by_name() -> None:
     ]
     for layers, names in named:
         assert list(prunus.rank(model, layers=layers, exclude=None).partitions) == names
-    with pytest.raises(ValueError, match=r"layers must be one of all, Conv1d, .*Linear; got 'Dense'"):
+    with pytest.raises(
+        ValueError, match=r"layers must be one of all, Conv1d, .*Linear, Embedding, Conv1D; got 'Dense'"
+    ):
         prunus.make_masks(model, 0.5, layers="Dense")
     for wrong in (3, [], ["Linear", 3], nn.ReLU()):
         with pytest.raises(TypeError, match=r"layers must be torch\.nn\.Module types or their names, got"):

@@ -39,8 +39,8 @@ def refused(model: nn.Module, **choice: Any) -> str:
 
 def test_all_layers_of_which_there_are_few_and_tied_weights_once() -> None:
     assert said(Twice(), layers="all") == (
-        "Convolution and Linear layers hold only 25.0% of the model's 400 weights; Bilinear holds 75.0%; "
-        "layers= takes other types, too, as layers=(Bilinear,)"
+        "Convolution, Linear and Embedding layers hold only 25.0% of the model's 400 weights; "
+        "Bilinear holds 75.0%; layers= takes other types, too, as layers=(Bilinear,)"
     )
 
 
@@ -48,7 +48,7 @@ def test_the_rest_largest_first_and_the_types_that_all_would_take() -> None:
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Linear(9, 9), nn.Embedding(20, 5), nn.LayerNorm(1))
     assert said(model) == (
         "Conv2d layers hold only 0.5% of the model's 194 weights; Embedding holds 51.5%, Linear 46.4%, "
-        'LayerNorm 1.0%; layers="all" takes every convolution and linear layer'
+        'LayerNorm 1.0%; layers="all" takes every convolution, linear layer and embedding'
     )
 
 
@@ -68,15 +68,15 @@ def test_layers_that_keep_their_weights_under_other_names() -> None:
     )
     message = refused(nn.TransformerEncoderLayer(8, 2, 16), layers=(nn.MultiheadAttention,))
     assert "MultiheadAttention 36.0% (as in_proj_weight …, which is not prunable yet)" in message
-    assert message.endswith('layers="all" takes every convolution and linear layer')
+    assert message.endswith('layers="all" takes every convolution, linear layer and embedding')
 
 
 def test_an_lstm_beside_layers_that_are_prunable() -> None:
     model = nn.Sequential(nn.LSTM(40, 80), nn.Linear(8, 8))
     message = said(model, layers="all")
     assert message == (
-        "Convolution and Linear layers hold only 0.2% of the model's 39,112 weights; LSTM holds 99.8% "
-        "(as weight_hh_l0 …, which is not prunable yet)"
+        "Convolution, Linear and Embedding layers hold only 0.2% of the model's 39,112 weights; "
+        "LSTM holds 99.8% (as weight_hh_l0 …, which is not prunable yet)"
     )
     choice: Any = {"layers": (nn.LSTM, nn.Linear)}
     with (

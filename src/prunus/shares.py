@@ -41,11 +41,11 @@ class Shares:
             head = "the model has no parameters"
         elif not self.held and self.elsewhere:
             head = f"no {self._asked()} layer has a parameter called weight"
-        return "; ".join(filter(None, [head, self._holders(), self._quantized(), self._hint()]))
+        return "; ".join(filter(None, [head, self.holders, self._quantized(), self._hint()]))
 
     def _asked(self) -> str:
         if self.types == self.usual:
-            return "Convolution and Linear"
+            return "Convolution, Linear and Embedding"
         types = [kind for kind in self.types if not any(issubclass(one, kind) for one in self.elsewhere)]
         return "/".join(kind.__name__ for kind in types or self.types)
 
@@ -53,7 +53,8 @@ class Shares:
         few = "only " if 2 * self.held < self.total else ""
         return few + _percent(self.held, self.total) if self.held else "0%"
 
-    def _holders(self) -> str:
+    @property
+    def holders(self) -> str:
         """The kinds of layers that hold most of the rest."""
         kinds = sorted(self.rest, key=lambda kind: -self.rest[kind].total())
         large = [kind for kind in kinds[:SHOWN] if self.rest[kind].total() >= LEAST * self.total]
@@ -74,7 +75,7 @@ class Shares:
         """How to take more, where that can be."""
         more = [kind for kind, names in self.rest.items() if names["weight"]]
         if self.types != self.usual and any(issubclass(kind, self.usual) for kind in more):
-            return 'layers="all" takes every convolution and linear layer'
+            return 'layers="all" takes every convolution, linear layer and embedding'
         largest = max(more, key=lambda kind: self.rest[kind]["weight"], default=None)
         return f"layers= takes other types, too, as layers=({largest.__name__},)" if largest else ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Protocol, TypeAlias, TypedDict
@@ -31,7 +31,8 @@ class Which(TypedDict, total=False):
 
 
 STATE = "_prunus"  # the attribute in which a pruned layer keeps the state of its weight
-ALL_LAYERS: tuple[type[nn.Module], ...] = (
+Types: TypeAlias = tuple[type[nn.Module], ...]
+PLAIN: Types = (
     nn.Conv1d,
     nn.Conv2d,
     nn.Conv3d,
@@ -40,8 +41,30 @@ ALL_LAYERS: tuple[type[nn.Module], ...] = (
     nn.ConvTranspose3d,
     nn.Linear,
 )
-LAYERS = {"all": ALL_LAYERS, **{kind.__name__: (kind,) for kind in ALL_LAYERS}}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def conv1d() -> Types:
+    """The linear layer of GPT-2 and its like in transformers, where that has been imported."""
+    kind = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
+    return (kind,) if kind else ()
+
+
+def every() -> Types:
+    """All types of layers whose `weight` is a matrix or a filter bank."""
+    return (*PLAIN, nn.Embedding, *conv1d())
+
+
+LAYERS: dict[str, Callable[[], Types]] = {
+    "all": every,
+    **{kind.__name__: lambda kind=kind: (kind,) for kind in (*PLAIN, nn.Embedding)},  # type: ignore[misc]
+    "Conv1D": conv1d,
+}
+
+
+def inputs_first(layer: nn.Module) -> bool:
+    """Whether the first axis of the weight is that of the inputs: an embedding has a row for each token."""
+    return bool(getattr(layer, "transposed", False)) or isinstance(layer, (nn.Embedding, *conv1d()))
 
 
 class State(Protocol):
@@ -140,7 +163,7 @@ def layer_weights(model: nn.Module) -> dict[str, WeightTensor]:
 
 def _layer_types(layers: Layers) -> tuple[type[nn.Module], ...]:
     given = tuple(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else (layers,)
-    named = [choose("layers", one, LAYERS) if isinstance(one, str) else (one,) for one in given]
+    named = [choose("layers", one, LAYERS)() if isinstance(one, str) else (one,) for one in given]
     types = [kind for kinds in named for kind in kinds]
     if not types or not all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in types):
         raise TypeError(f"layers must be torch.nn.Module types or their names, got {layers!r}")
@@ -149,9 +172,9 @@ def _layer_types(layers: Layers) -> tuple[type[nn.Module], ...]:
 
 def is_plain(layer: nn.Module) -> bool:
     """Whether a layer runs the forward of torch's own convolution or linear layer."""
-    own = "forward" not in vars(layer) and any(type(layer).forward is kind.forward for kind in ALL_LAYERS)
+    own = "forward" not in vars(layer) and any(type(layer).forward is kind.forward for kind in PLAIN)
     convolve = getattr(type(layer), "_conv_forward", None)
-    return own and convolve in (None, *(getattr(kind, "_conv_forward", None) for kind in ALL_LAYERS))
+    return own and convolve in (None, *(getattr(kind, "_conv_forward", None) for kind in PLAIN))
 
 
 def _weight_name(path: str) -> str:
@@ -164,7 +187,7 @@ def _first(layer: nn.Module, owners: tuple[nn.Module, ...]) -> tuple[nn.Module, 
 
 
 def _check_share(model: nn.Module, types: tuple[type[nn.Module], ...], layers: Sequence[nn.Module]) -> None:
-    shares = Shares(model, types, layers, usual=ALL_LAYERS)
+    shares = Shares(model, types, layers, usual=every())
     if not shares.held:
         raise ValueError(f"nothing to prune: {shares}")
     if 2 * shares.held < shares.total or shares.packed:  # whose size is in no parameter

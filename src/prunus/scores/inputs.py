@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunus.modes import eval_mode
 from prunus.scores.evidence import Batches, ByName, Loss, moved, wide
-from prunus.weights import WeightTensor, is_plain
+from prunus.weights import WeightTensor, conv1d, inputs_first, is_plain
 
 
 def inputs(model: nn.Module, weights: Sequence[WeightTensor], batches: Batches, loss: Loss) -> ByName:
@@ -25,7 +25,7 @@ def inputs(model: nn.Module, weights: Sequence[WeightTensor], batches: Batches, 
     with ExitStack() as stack:
         for weight in weights:
             for layer in weight.owners:
-                if not is_plain(layer):
+                if not is_plain(layer) and not inputs_first(layer):
                     raise ValueError(f"{weight.name}: its {type(layer).__name__} has a forward of its own")
                 handle = layer.register_forward_pre_hook(_add_to(squares, weight.name), with_kwargs=True)
                 stack.callback(handle.remove)
@@ -44,9 +44,12 @@ def _add_to(squares: dict[str, Tensor], name: str) -> Callable[..., None]:
         # The layer is linear in its weight: of the sum of what it gives for x², each weight's gradient is Σx²
         plain, parameter = copy.copy(layer), layer.get_parameter("weight")
         weight = parameter.detach().to(wide(parameter)).requires_grad_()
-        vars(plain)["_parameters"] = {"weight": weight, "bias": None}
+        bias = weight.new_zeros(weight.shape[-1]) if isinstance(layer, conv1d()) else None  # it must have one
+        vars(plain)["_parameters"] = {"weight": weight, "bias": bias}
+        # What an embedding is multiplied with is 0 or 1, whose squares they are
+        given = x.detach().to(weight.dtype).square() if x.is_floating_point() else x
         with torch.enable_grad():
-            total = plain.forward(x.detach().to(weight.dtype).square()).sum()
+            total = plain.forward(given).sum()
         [found] = torch.autograd.grad(total, weight)
         squares[name] = squares.get(name, 0) + found
 

@@ -2,9 +2,10 @@
 
 Every weight tensor is seen as four axes: (convolution groups, first, second, kernel), where
 (first, second) is (out, in) of each convolution group, and (in, out) for a transposed
-convolution. A tile cuts the first two: (groups, first tiles, first in a tile, second tiles, second in a tile,
-kernel). A granularity says which of these six vary *within* one piece; the others number the pieces, in the
-order of the tensor. A Linear layer has one group and a kernel of one. To add one, add it to the table.
+convolution, an embedding and the Conv1D of transformers. A tile cuts the first two: (groups, first tiles,
+first in a tile, second tiles, second in a tile, kernel). A granularity says which of these six vary *within*
+one piece; the others number the pieces, in the order of the tensor. A linear layer has one group and a kernel
+of one. To add a granularity, add it to the table.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.checks import Named
+from prunus.weights import inputs_first
 
 GROUP, FIRST, IN_FIRST, SECOND, IN_SECOND, KERNEL = range(6)
 
@@ -83,7 +85,7 @@ class Partition:
         weight = layer.get_parameter("weight")
         groups = int(getattr(layer, "groups", 1))
         first, second, *kernel = (*weight.shape, 1, 1)[: max(2, weight.dim())]
-        transposed = bool(getattr(layer, "transposed", False))
+        transposed = inputs_first(layer)
         outputs, inputs = granularity.tile
         return cls(
             shape=weight.shape,

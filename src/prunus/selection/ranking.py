@@ -231,8 +231,8 @@ def rank(
             filters and channels "layer", as else whole layers fall; with "wanda" else "row".
         norm: scores of one piece are summed ("l1") or averaged ("mean", so that small pieces are
             not pruned first merely for being small).
-        layers: a layer type or its name, several, or "all" for every convolution, transposed convolution
-            and Linear.
+        layers: a layer type or its name, several, or "all" for every convolution, transposed convolution,
+            Linear, Embedding and Conv1D of transformers.
         include: name patterns of the weights to take, default all of those layers. A pattern is a
             shell wildcard for a weight ("conv1.weight") or a module around it ("layer4.*").
         exclude: name patterns of the weights to leave out.
