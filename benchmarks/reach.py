@@ -13,7 +13,7 @@ from torch import nn
 from torchvision import models
 
 from prunus.shares import Shares
-from prunus.weights import every
+from prunus.weights import shares_of
 
 
 def networks() -> dict[str, Callable[[], nn.Module]]:
@@ -40,8 +40,7 @@ def rows() -> Iterator[tuple[str, Shares]]:
     for name, make in networks().items():
         with torch.device("meta"):
             model = make()
-        types = every()
-        yield name, Shares(model, types, [m for m in model.modules() if isinstance(m, types)], types)
+        yield name, shares_of(model, (nn.Module,))
 
 
 def main() -> None:

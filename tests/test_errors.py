@@ -49,6 +49,14 @@ def test_unknown_names(argument: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Linear layers hold only")
+def test_scales_are_taken_by_their_whole_name_alone() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    assert list(prunus.make_masks(model, 0.5, include="*.weight")) == ["0.weight"]
+    assert list(prunus.make_masks(model, 0.5, include=["*.weight", "1.weight"])) == ["0.weight", "1.weight"]
+    assert list(prunus.make_masks(model, 0.5, include="*.bias")) == ["0.bias", "1.bias"]
+    assert list(prunus.make_masks(model, 0.5, layers=nn.BatchNorm2d, criterion="random")) == ["1.weight"]
+
+
 def test_layer_types_by_name() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 4))
     named = (
@@ -65,7 +73,8 @@ def test_layer_types_by_name() -> None:
     for layers, names in named:
         assert list(prunus.rank(model, layers=layers, exclude=None).partitions) == names
     with pytest.raises(
-        ValueError, match=r"layers must be one of all, Conv1d, .*Linear, Embedding, Conv1D; got 'Dense'"
+        ValueError,
+        match=r"layers must be one of all, Conv1d, .*Linear, Embedding, RNN, LSTM, .*, Conv1D; got 'Dense'",
     ):
         prunus.make_masks(model, 0.5, layers="Dense")
     for wrong in (3, [], ["Linear", 3], nn.ReLU()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -81,3 +83,113 @@ def test_wanda_of_a_language_model_takes_as_many_of_every_output() -> None:
     masks = prunus.make_masks(model, 0.5, criterion="wanda", layers="all", include="*.h.*", evidence=known)
     for mask in masks.values():
         assert ((~by_output(mask)).sum(1) == mask.shape[0] // 2).all()
+
+
+class Experts(nn.Module):
+    """Two linear maps in one tensor, (experts, outputs, inputs), as mixtures of experts keep them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.Parameter(torch.randn(2, 4, 6))
+        self.places = nn.Parameter(torch.randn(1, 4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bi,eoi->beo", x, self.maps).sum(1)
+
+
+def test_experts_are_matrices_of_their_own() -> None:
+    model = Experts()
+    assert list(prunus.make_masks(model, 0.5, layers="all")) == ["maps"]
+    filters = prunus.make_masks(model, 0.5, layers="all", granularity="filter")["maps"]
+    wanted = model.maps.detach().abs().sum(2).flatten()
+    assert filters.all(2).flatten().tolist() == [i not in wanted.argsort()[:4] for i in range(8)]
+    rows = prunus.make_masks(model, 0.5, layers="all", scope="row")["maps"]
+    assert (rows.sum(2) == 3).all()
+    pruning = prunus.prune(model, 0.5, layers="all")
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model(torch.randn(3, 6)).square().sum().backward()
+    optimizer.step()
+    assert holds(model, pruning.masks)
+    assert torch.equal(model.maps_mask, pruning.masks["maps"])
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("passes", ["both", "backward", "forward"])
+def test_both_matrices_of_an_attention_layer_count_in_one_pass(passes: str, batched: bool) -> None:
+    """The gradient of the input is that of a layer with both masks, or with neither."""
+    torch.manual_seed(0)
+    layer, x = nn.MultiheadAttention(8, 2, batch_first=True), torch.randn(3, 5, 8)
+    x = (x if batched else x[0]).requires_grad_()
+    dense = copy.deepcopy(layer)
+    pruning = prunus.prune(layer, 0.5, layers="all", passes=passes)
+    assert list(pruning.masks) == ["in_proj_weight", "out_proj.weight"]
+    masked = copy.deepcopy(dense)
+    for name, mask in pruning.masks.items():
+        masked.get_parameter(name).data.mul_(mask)
+    forward, backward = {"both": (masked, masked), "backward": (dense, masked), "forward": (masked, dense)}[
+        passes
+    ]
+    output, weights = layer(x, x, x)
+    wanted, wanted_weights = forward(x, x, x)
+    torch.testing.assert_close((output, weights), (wanted, wanted_weights))
+    seed = torch.randn_like(output)
+    [found] = torch.autograd.grad(output, x, seed)
+    [expected] = torch.autograd.grad(backward(x, x, x)[0], x, seed)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("passes", ["backward", "forward"])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_recurrent_layer_in_one_pass(kind: type[nn.RNNBase], passes: str) -> None:
+    torch.manual_seed(0)
+    layer, x = kind(4, 5, num_layers=2), torch.randn(6, 2, 4, requires_grad=True)
+    dense = copy.deepcopy(layer)
+    pruning = prunus.prune(layer, 0.5, layers="all", passes=passes)
+    masked = copy.deepcopy(dense)
+    for name, mask in pruning.masks.items():
+        masked.get_parameter(name).data.mul_(mask)
+    forward, backward = (dense, masked) if passes == "backward" else (masked, dense)
+    output, state = layer(x)
+    assert torch.equal(output, forward(x)[0])
+    last = state[1] if kind is nn.LSTM else state
+    wanted = backward(x)[1]
+    for found, expected in ((output.sum() + last.square().sum(), None),):
+        [gradient] = torch.autograd.grad(found, x)
+        assert expected is None
+        cell = wanted[1] if kind is nn.LSTM else wanted
+        value = forward(x)[1][1] if kind is nn.LSTM else forward(x)[1]
+        by_hand = backward(x)[0].sum() + (2 * value.detach() * cell).sum()
+        torch.testing.assert_close(gradient, torch.autograd.grad(by_hand, x)[0])
+
+
+def test_a_recurrent_layer_is_saved_loaded_exchanged_and_called_functionally() -> None:
+    torch.manual_seed(0)
+    model, x = nn.LSTM(4, 5), torch.randn(6, 2, 4)
+    pruning = prunus.prune(model, 0.5, layers="all")
+    state = copy.deepcopy(model.state_dict())
+    assert not any(state[name][~mask].any() for name, mask in pruning.masks.items())
+    model.load_state_dict({name: torch.randn_like(value) for name, value in state.items()})
+    assert holds(model, pruning.masks)
+    own = dict(model.named_parameters())
+    given = {name: torch.randn_like(value) for name, value in own.items()}
+    found = torch.func.functional_call(model, given, (x,))[0]
+    masked = {n: v * pruning.masks[n] if n in pruning.masks else v for n, v in given.items()}
+    torch.testing.assert_close(found, torch.func.functional_call(nn.LSTM(4, 5), masked, (x,))[0])
+    assert all(model.get_parameter(name) is parameter for name, parameter in own.items())
+    model.load_state_dict(given, assign=True)
+    model(x)
+    assert holds(model, pruning.masks)
+    model.weight_hh_l0 = nn.Parameter(torch.randn(20, 5))
+    model(x)
+    assert holds(model, pruning.masks)
+    assert prunus.masks_of(model) == pruning.masks
+    zeros = prunus.Masks.from_zeros(
+        prunus.global_prune(nn.LSTM(4, 5), 0.5, layers="all", keep_original=False)
+    )
+    assert set(zeros) == {"weight_ih_l0", "weight_hh_l0"}
+
+
+def test_biases_go_with_their_filters_where_both_are_named() -> None:
+    model = nn.Conv2d(3, 8, 3)
+    masks = prunus.make_masks(model, 0.5, include=["weight", "bias"], granularity="filter")
+    assert {name: pruned for name, (pruned, _) in masks.counts.items()} == {"weight": 108, "bias": 4}

@@ -154,8 +154,21 @@ def test_without_weights_the_bias_is_left_and_is_never_pruned(layer: nn.Module, 
         y = layer(input_of(layer))
     one_each = y if isinstance(layer, nn.Linear) else y.movedim(1, -1)
     assert torch.equal(one_each, bias.expand_as(one_each))
-    with pytest.raises(ValueError, match=r"nothing to prune|matches nothing"):
-        prunus.prune(layer, 0.5, layers="all", include="bias")
+
+
+@ZOO
+def test_a_bias_is_pruned_where_it_is_asked_for_by_name(layer: nn.Module) -> None:
+    layer = copy.deepcopy(layer)
+    if layer.bias is None:
+        with pytest.raises(ValueError, match="include='bias' matches nothing"):
+            prunus.prune(layer, 0.5, layers="all", include="bias")
+        return
+    pruning = prunus.prune(layer, 0.5, layers="all", include="bias")
+    assert list(pruning.masks) == ["bias"]
+    assert int((layer.bias == 0).sum()) == len(layer.bias) // 2
+    assert layer.weight.all()
+    both = prunus.make_masks(layer, 0.25, layers="all", include=["*", "bias"])
+    assert set(both) == {"weight", "bias"}
 
 
 WORKED: dict[str, tuple[float, list[float], list[float], list[float]]] = {
@@ -307,13 +320,39 @@ def test_a_criterion_or_scope_that_fails_half_way_leaves_the_network_as_it_was(
     assert same(everything(plain), everything(model))
 
 
-@pytest.mark.parametrize("choice", [{"layers": nn.LSTM}, {"layers": ("all", nn.LSTM)}, {"layers": "LSTM"}])
-def test_a_recurrent_layer_is_refused_and_works_as_before(choice: dict[str, Any]) -> None:
-    model, x = nn.LSTM(6, 5), torch.randn(3, 2, 6)
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_a_recurrent_layer_is_pruned_in_all_of_its_matrices(kind: type[nn.RNNBase]) -> None:
+    torch.manual_seed(0)
+    model, x = kind(6, 5, num_layers=2, bidirectional=True), torch.randn(3, 2, 6)
     state, wanted = everything(model), model(x)[0]
-    with pytest.raises((TypeError, ValueError)):
-        prunus.prune(model, 0.5, **choice)
-    assert same(state, everything(model))
+    by_hand = copy.deepcopy(model)
+    pruning = prunus.prune(model, 0.5, layers="all")
+    assert set(pruning.masks) == {name for name, _ in model.named_parameters() if "weight" in name}
+    for name, mask in pruning.masks.items():
+        by_hand.get_parameter(name).data.mul_(mask)
+        assert torch.equal(getattr(model, f"{name}_mask"), mask)
+    assert torch.equal(model(x)[0], by_hand(x)[0])
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    model(x)[0].square().mean().backward()
+    optimizer.step()
+    for name, mask in pruning.masks.items():
+        assert not model.get_parameter(name)[~mask].any()
+        assert not model.get_parameter(name).grad[~mask].any()
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(model.double())))
+    assert {name: m.tolist() for name, m in prunus.masks_of(twin).items()} == {
+        name: m.tolist() for name, m in pruning.masks.items()
+    }
+    for name, mask in pruning.masks.items():
+        assert not twin.get_parameter(name)[~mask].any()
+    model.float()
+    with torch.no_grad():
+        for name, mask in pruning.masks.items():  # as if it had not learned
+            model.get_parameter(name).copy_(by_hand.get_parameter(name) * mask)
+    for name, bias in by_hand.named_parameters():
+        if "bias" in name:
+            model.get_parameter(name).data.copy_(bias)
+    prunus.restore(model)
+    assert same(state, {**everything(model), **{k: v for k, v in state.items() if "grad" in k}})
     assert torch.equal(model(x)[0], wanted)
 
 

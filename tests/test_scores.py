@@ -204,8 +204,9 @@ def test_inputs_that_cannot_be_known_are_refused() -> None:
             return super().forward(2 * input)
 
     x = (torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match=r"weight: its Own has a forward of its own"):
-        prunus.evidence(Own(3, 4, 3), [x], criterion="by_inputs")
+    known = prunus.evidence(Own(3, 4, 3), [x], criterion="by_inputs")
+    with pytest.raises(ValueError, match=r"weight has no inputs, which this criterion needs"):
+        prunus.rank(Own(3, 4, 3), criterion="by_inputs", evidence=known)
     unused = small_net()
     unused.extra = nn.Conv2d(3, 3, 1)
     unused.forward = lambda x: unused[:8](x)

@@ -37,19 +37,40 @@ def refused(model: nn.Module, **choice: Any) -> str:
     return str(caught.value).removeprefix("nothing to prune: ")
 
 
-def test_all_layers_of_which_there_are_few_and_tied_weights_once() -> None:
-    assert said(Twice(), layers="all") == (
-        "Convolution, Linear and Embedding layers hold only 25.0% of the model's 400 weights; "
-        "Bilinear holds 75.0%; layers= takes other types, too, as layers=(Bilinear,)"
+def test_few_layers_and_tied_weights_once() -> None:
+    assert said(Twice(), layers="Linear") == (
+        "Linear layers hold only 25.0% of the model's 400 weights; Bilinear holds 75.0%; "
+        'layers="all" takes every layer that has weights'
     )
 
 
-def test_the_rest_largest_first_and_the_types_that_all_would_take() -> None:
+def test_the_rest_largest_first() -> None:
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Linear(9, 9), nn.Embedding(20, 5), nn.LayerNorm(1))
     assert said(model) == (
         "Conv2d layers hold only 0.5% of the model's 194 weights; Embedding holds 51.5%, Linear 46.4%, "
-        'LayerNorm 1.0%; layers="all" takes every convolution, linear layer and embedding'
+        'LayerNorm 1.0%; layers="all" takes every layer that has weights'
     )
+
+
+class Places(nn.Module):
+    """Few weights beside a table of places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.zeros(1, 9, 9))
+        self.scale = nn.Parameter(torch.ones(9, 1, 1))
+        self.linear = nn.Linear(3, 3)
+
+
+def test_what_no_layer_type_takes_is_taken_by_name() -> None:
+    model = Places()
+    assert said(model, layers="all") == (
+        "all layers hold only 8.8% of the model's 102 weights; Places holds 88.2% (as places …), "
+        'Linear 2.9% (as bias); others can be taken by name, as include="places"'
+    )
+    masks = prunus.make_masks(model, 0.5, include="places", criterion="random")
+    assert list(masks) == ["places"]
+    assert masks.pruned == 40
 
 
 @pytest.mark.parametrize(("columns", "warned"), [(9, False), (10, True)])
@@ -62,30 +83,24 @@ def test_half_is_enough(columns: int, warned: bool) -> None:
 
 
 def test_layers_that_keep_their_weights_under_other_names() -> None:
-    assert refused(nn.LSTM(4, 8, bias=False), layers=(nn.LSTM,)) == (
-        "no LSTM layer has a parameter called weight; LSTM holds 100.0% "
-        "(as weight_hh_l0 …, which is not prunable yet)"
-    )
-    message = refused(nn.TransformerEncoderLayer(8, 2, 16), layers=(nn.MultiheadAttention,))
-    assert "MultiheadAttention 36.0% (as in_proj_weight …, which is not prunable yet)" in message
-    assert message.endswith('layers="all" takes every convolution, linear layer and embedding')
+    assert list(prunus.make_masks(nn.LSTM(4, 8), 0.5, layers="LSTM")) == ["weight_ih_l0", "weight_hh_l0"]
+    encoder = nn.TransformerEncoderLayer(8, 2, 16)
+    message = said(encoder, layers=(nn.MultiheadAttention,))
+    assert message.startswith("MultiheadAttention layers hold only 32.0% of the model's 600 weights; Linear")
+    assert list(prunus.make_masks(encoder, 0.5, layers="all")) == [
+        "self_attn.in_proj_weight",
+        "self_attn.out_proj.weight",
+        "linear1.weight",
+        "linear2.weight",
+    ]
 
 
-def test_an_lstm_beside_layers_that_are_prunable() -> None:
+def test_an_lstm_beside_other_layers() -> None:
     model = nn.Sequential(nn.LSTM(40, 80), nn.Linear(8, 8))
-    message = said(model, layers="all")
-    assert message == (
-        "Convolution, Linear and Embedding layers hold only 0.2% of the model's 39,112 weights; "
-        "LSTM holds 99.8% (as weight_hh_l0 …, which is not prunable yet)"
+    assert said(model, layers="Linear") == (
+        "Linear layers hold only 0.2% of the model's 39,112 weights; LSTM holds 99.8% (as weight_hh_l0 …); "
+        'layers="all" takes every layer that has weights'
     )
-    choice: Any = {"layers": (nn.LSTM, nn.Linear)}
-    with (
-        pytest.warns(UserWarning, match=r"^Linear layers hold only 0\.2%"),
-        pytest.raises(
-            ValueError, match=r"0\.weight: its LSTM keeps its weights under other names \(weight_hh"
-        ),
-    ):
-        prunus.make_masks(model, 0.5, **choice)
 
 
 @pytest.mark.filterwarnings("ignore:.*quantiz")

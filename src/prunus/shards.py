@@ -19,11 +19,12 @@ def check_unsharded(model: nn.Module) -> None:
         return
     computed = {}
     for path, module in model.named_modules():
-        name = f"{path}.weight" if path else "weight"
         if isinstance(module, kinds):
             raise refusal(path or "model", type(module).__name__)
-        if is_flattened(module._parameters.get("weight")):
-            raise refusal(name, kinds[0].__name__)
+        for attribute, parameter in module._parameters.items():
+            if is_flattened(parameter):
+                raise refusal(f"{path}.{attribute}" if path else attribute, kinds[0].__name__)
+        name = f"{path}.weight" if path else "weight"
         if isinstance(vars(module).get("weight"), Tensor):
             computed[id(module)] = name
     # FSDP1 puts a view where the parameter was; so do others, and only FSDP knows which is its own.

@@ -11,11 +11,12 @@ from typing import Protocol, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from prunus.checks import choose
 from prunus.shards import check_unsharded, refusal
-from prunus.shares import Shares, own_names
+from prunus.shares import Shares
 
 Layer: TypeAlias = "type[nn.Module] | str"
 Layers: TypeAlias = "Layer | Sequence[Layer]"
@@ -50,16 +51,44 @@ def conv1d() -> Types:
     return (kind,) if kind else ()
 
 
-def every() -> Types:
-    """All types of layers whose `weight` is a matrix or a filter bank."""
-    return (*PLAIN, nn.Embedding, *conv1d())
-
-
+NAMED: Types = (*PLAIN, nn.Embedding, nn.RNN, nn.LSTM, nn.GRU, nn.MultiheadAttention)
 LAYERS: dict[str, Callable[[], Types]] = {
-    "all": every,
-    **{kind.__name__: lambda kind=kind: (kind,) for kind in (*PLAIN, nn.Embedding)},  # type: ignore[misc]
+    "all": lambda: (nn.Module,),
+    **{kind.__name__: lambda kind=kind: (kind,) for kind in NAMED},  # type: ignore[misc]
     "Conv1D": conv1d,
 }
+
+
+def weight_names(module: nn.Module) -> list[str]:
+    """Under which names a module keeps weights, and neither biases nor scales nor embeddings of places.
+
+    That is `weight`; what has "weight" in its name and is a matrix, as in recurrent and attention layers; and
+    stacks of matrices, as of experts.
+
+    Example:
+        >>> weight_names(nn.Linear(2, 2)), weight_names(nn.GRU(2, 2))
+        (['weight'], ['weight_ih_l0', 'weight_hh_l0'])
+    """
+    if isinstance(module, (*PLAIN, nn.Embedding, *conv1d())):
+        return ["weight"]  # which, if it is no parameter, is computed
+    if isinstance(module, ParametrizationList):  # that which computes
+        return []
+    return [name for name, p in module._parameters.items() if p is not None and _is_weight(name, p)]
+
+
+def _is_weight(name: str, parameter: Tensor) -> bool:
+    stack = parameter.dim() == 3 and min(parameter.shape) > 1 and "bias" not in name
+    return name == "weight" or ("weight" in name and parameter.dim() > 1) or stack
+
+
+def chosen_names(module: nn.Module, types: Types) -> list[str]:
+    """Which of a module's parameters layers of these types take: of nn.Module, no vectors."""
+    if isinstance(module, tuple(kind for kind in types if kind is not nn.Module)):
+        return weight_names(module) or ["weight"]
+    own = module._parameters if nn.Module in types else {}
+    large = [name for name, parameter in own.items() if parameter is not None and parameter.dim() > 1]
+    computed = [name for name in weight_names(module) if nn.Module in types and own.get(name) is None]
+    return [name for name in weight_names(module) if name in large or name in computed]
 
 
 def inputs_first(layer: nn.Module) -> bool:
@@ -76,24 +105,32 @@ class State(Protocol):
         """The values of this layer's weight before pruning; None where its parameter was exchanged since."""
 
 
-def state_of(layer: nn.Module) -> State | None:
-    """The state of this layer's weight, None where it is not pruned (or is a copy around other tensors)."""
-    state: State | None = vars(layer).get(STATE)
-    return state if state and any(layer is pruned for pruned in state.layers) else None
+def states_of(layer: nn.Module) -> dict[str, State]:
+    """By parameter name, the states of a layer's weights; none of a copy around other tensors."""
+    found: dict[str, State] = vars(layer).get(STATE, {})
+    return {name: state for name, state in found.items() if any(layer is pruned for pruned in state.layers)}
 
 
 @dataclass(frozen=True)
 class WeightTensor:
-    """One prunable parameter and every module that holds it (several where weights are tied)."""
+    """One prunable parameter and every module that holds it (several where weights are tied).
+
+    Args:
+        name: in the model.
+        parameter: itself.
+        owners: the modules.
+        attribute: its name in each of them.
+    """
 
     name: str
     parameter: nn.Parameter
     owners: tuple[nn.Module, ...]
+    attribute: str = "weight"
 
     @property
     def values(self) -> Tensor:
         """The values before pruning, detached: survivors as they are now, even if trained since."""
-        states = ((owner, state_of(owner)) for owner in self.owners)
+        states = ((owner, states_of(owner).get(self.attribute)) for owner in self.owners)
         found = (state.original_of(owner) for owner, state in states if state)
         return next((values for values in found if values is not None), self.parameter.detach())
 
@@ -126,16 +163,21 @@ def find_weights(
     known = layer_weights(model)
     if any(nn.parameter.is_lazy(p) for p in model.parameters()):
         raise ValueError("model has uninitialized lazy parameters: run one forward pass first")
-    found = {
-        _weight_name(path): module for path, module in model.named_modules() if isinstance(module, types)
+    slots = {
+        _join(path, name): (module, name)
+        for path, module in model.named_modules()
+        for name in dict.fromkeys((*chosen_names(module, types), *_asked(path, module, include)))
     }
-    _check_share(model, types, list(found.values()))
-    names = _match(found, model, include, exclude)
+    asked = [slot for slot in slots.values() if slot[1] not in chosen_names(slot[0], types)]
+    if len(asked) < len(slots) or not asked:
+        _check_share(model, types)
+    names = _match(slots, model, include, exclude)
     for name in names:
-        _check_weight(name, found[name])
-    chosen = {id(found[name].weight): found[name] for name in reversed(names)}  # the first of tied layers
+        _check_weight(name, *slots[name])
+    parameters = {name: slots[name][0].get_parameter(slots[name][1]) for name in names}
+    chosen = {id(parameters[name]): slots[name] for name in reversed(names)}  # the first of tied layers
     weights = {
-        name: replace(weight, owners=_first(chosen[id(weight.parameter)], weight.owners))
+        name: _first(weight, *chosen[id(weight.parameter)])
         for name, weight in known.items()
         if id(weight.parameter) in chosen
     }
@@ -143,8 +185,27 @@ def find_weights(
     return weights
 
 
+def _asked(path: str, module: nn.Module, include: Patterns | None) -> list[str]:
+    """Parameters of any kind and module that a pattern asks for by their own name, as "*.bias" does.
+
+    For a scale, also called `weight`, it must be the whole name: "*.weight" is for the weights of layers.
+    """
+    return [
+        name
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+        and any(_asks(pattern, _join(path, name), name) for pattern in _patterns(include))
+    ]
+
+
+def _asks(pattern: object, full: str, name: str) -> bool:
+    if not isinstance(pattern, str) or name == "weight":
+        return pattern == full
+    return pattern.rpartition(".")[2] == name and fnmatchcase(full, pattern)
+
+
 def layer_weights(model: nn.Module) -> dict[str, WeightTensor]:
-    """Every parameter called `weight`, of any module, in module order, tied weights once.
+    """Every parameter of any module, in module order, tied ones once.
 
     Raises:
         ValueError: FSDP has sharded the model: what its layers hold are parts, or gone.
@@ -153,15 +214,17 @@ def layer_weights(model: nn.Module) -> dict[str, WeightTensor]:
     names: dict[int, str] = {}
     found: dict[str, WeightTensor] = {}
     for path, module in model.named_modules():
-        parameter = module._parameters.get("weight")
-        if parameter is not None:
-            first = names.setdefault(id(parameter), _weight_name(path))
-            owners = found[first].owners if first in found else ()
-            found[first] = WeightTensor(first, parameter, (*owners, module))
+        for attribute, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            first = names.setdefault(id(parameter), _join(path, attribute))
+            known = found.setdefault(first, WeightTensor(first, parameter, (), attribute))
+            if known.attribute == attribute:
+                found[first] = replace(known, owners=(*known.owners, module))
     return found
 
 
-def _layer_types(layers: Layers) -> tuple[type[nn.Module], ...]:
+def _layer_types(layers: Layers) -> Types:
     given = tuple(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else (layers,)
     named = [choose("layers", one, LAYERS)() if isinstance(one, str) else (one,) for one in given]
     types = [kind for kinds in named for kind in kinds]
@@ -177,17 +240,25 @@ def is_plain(layer: nn.Module) -> bool:
     return own and convolve in (None, *(getattr(kind, "_conv_forward", None) for kind in PLAIN))
 
 
-def _weight_name(path: str) -> str:
-    return f"{path}.weight" if path else "weight"
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
-def _first(layer: nn.Module, owners: tuple[nn.Module, ...]) -> tuple[nn.Module, ...]:
-    """The owners of a weight, that layer before the others: it says what a piece is."""
-    return (layer, *(owner for owner in owners if owner is not layer))
+def _first(weight: WeightTensor, layer: nn.Module, attribute: str) -> WeightTensor:
+    """The same, that layer before its other owners: it says what a piece is."""
+    if attribute != weight.attribute:  # tied to one of another name
+        return replace(weight, owners=(layer,), attribute=attribute)
+    return replace(weight, owners=(layer, *(owner for owner in weight.owners if owner is not layer)))
 
 
-def _check_share(model: nn.Module, types: tuple[type[nn.Module], ...], layers: Sequence[nn.Module]) -> None:
-    shares = Shares(model, types, layers, usual=every())
+def shares_of(model: nn.Module, types: Types) -> Shares:
+    """How much of the model the layers of these types hold."""
+    chosen = {module: names for module in model.modules() if (names := chosen_names(module, types))}
+    return Shares(model, types, chosen, weight_names)
+
+
+def _check_share(model: nn.Module, types: Types) -> None:
+    shares = shares_of(model, types)
     if not shares.held:
         raise ValueError(f"nothing to prune: {shares}")
     if 2 * shares.held < shares.total or shares.packed:  # whose size is in no parameter
@@ -258,14 +329,9 @@ def _prefixes(name: str) -> Iterator[str]:
     return (".".join(parts[:end]) for end in range(len(parts), 0, -1))
 
 
-def _check_weight(name: str, layer: nn.Module) -> None:
-    parameter = layer._parameters.get("weight")
+def _check_weight(name: str, layer: nn.Module, attribute: str) -> None:
+    parameter = layer._parameters.get(attribute)
     if parameter is None:
-        if others := own_names(layer):
-            raise ValueError(
-                f"{name}: its {type(layer).__name__} keeps its weights under other names ({others[0]} …), "
-                "which are not prunable yet: exclude it"
-            )
         raise ValueError(
             f"{name} is not a parameter of its {type(layer).__name__}: a parametrization, "
             "torch.nn.utils.prune or weight_norm computes it, or there is none; undo that, or exclude it"

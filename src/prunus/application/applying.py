@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunus.application.bits import keep_only
 from prunus.application.passes import PASSES
-from prunus.application.state import BACKUP, MASK, PrunedWeight, pruned_weight
+from prunus.application.state import PrunedWeight, pruned_weights, shown
 from prunus.application.together import Together, pruned_elsewhere
 from prunus.weights import WeightTensor, check_dtype, layer_weights
 
@@ -63,7 +63,7 @@ def take_off(model: nn.Module) -> list[tuple[PrunedWeight, Tensor]]:
     """Undo all pruning; what was in force, with its masks."""
     found = []
     for module in model.modules():
-        if state := pruned_weight(module):
+        for state in pruned_weights(module).values():
             found.append((state, state.mask))
             state.detach()
     return found
@@ -71,8 +71,12 @@ def take_off(model: nn.Module) -> list[tuple[PrunedWeight, Tensor]]:
 
 def masks_in_force(model: nn.Module) -> dict[str, Tensor]:
     """By the names that the weights have in this model."""
-    states = ((name, map(pruned_weight, weight.owners)) for name, weight in layer_weights(model).items())
-    return {name: state.mask for name, found in states if (state := next(filter(None, found), None))}
+    found = {}
+    for name, weight in layer_weights(model).items():
+        states = (pruned_weights(owner).get(weight.attribute) for owner in weight.owners)
+        if state := next(filter(None, states), None):
+            found[name] = state.mask
+    return found
 
 
 def _put_back(before: list[tuple[PrunedWeight, Tensor]]) -> None:
@@ -113,6 +117,6 @@ def _check_writable(weight: WeightTensor) -> None:
     ):
         raise ValueError(f"{weight.name} is expanded: several of its entries share one memory")
     for owner in weight.owners:
-        taken = hasattr(owner, MASK) or hasattr(owner, BACKUP)
-        if taken and pruned_weight(owner) is None:
-            raise ValueError(f"{weight.name}: its layer has a {MASK} or {BACKUP} of its own")
+        mask, backup = shown(weight.attribute)
+        if (hasattr(owner, mask) or hasattr(owner, backup)) and weight.attribute not in pruned_weights(owner):
+            raise ValueError(f"{weight.name}: its layer has a {mask} or {backup} of its own")

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch._C import _functorch as functorch
 
 
-def masked_for_one_call(name: str, user: nn.Module, layer: nn.Module, mask: Tensor) -> None:
+def masked_for_one_call(name: str, user: nn.Module, layer: nn.Module, attribute: str, mask: Tensor) -> None:
     """Let the call that begins use the layer's present tensor as the mask prunes it, and no longer.
 
     Raises:
         RuntimeError: several networks' parameters are stacked, each of which has a mask of its own.
     """
-    tensor = layer._parameters["weight"]
+    tensor = layer._parameters[attribute]
     assert tensor is not None
     if _is_batched(tensor):
         raise RuntimeError(
@@ -27,34 +27,34 @@ def masked_for_one_call(name: str, user: nn.Module, layer: nn.Module, mask: Tens
             "network, prunus.restore(copy.deepcopy(model))"
         )
     masked = _masked(tensor, mask)
-    _put(layer, masked)
+    _put(layer, attribute, masked)
 
     def put_back(*_: Any) -> None:
         handle.remove()
-        if layer._parameters.get("weight") is masked:  # or else an interrupt ended the call before this
-            _put(layer, tensor)
+        if layer._parameters.get(attribute) is masked:  # or else an interrupt ended the call before this
+            _put(layer, attribute, tensor)
 
     handle = user.register_forward_hook(put_back, always_call=True)
 
 
-def masked_while_compiling(name: str, layer: nn.Module, mask: Tensor) -> None:
+def masked_while_compiling(name: str, layer: nn.Module, attribute: str, mask: Tensor) -> None:
     """The same in a graph, where functional_call itself puts back what was there before.
 
     Raises:
         RuntimeError: the layer's parameter was exchanged for good.
     """
-    tensor = layer._parameters["weight"]
+    tensor = layer._parameters[attribute]
     if tensor is None or isinstance(tensor, nn.Parameter):
         raise RuntimeError(f"{name} was exchanged since it was pruned: run the network once uncompiled")
-    _put(layer, _masked(tensor, mask))
+    _put(layer, attribute, _masked(tensor, mask))
 
 
 def _masked(tensor: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask.to(tensor.device), tensor, tensor.new_zeros(()))
 
 
-def _put(layer: nn.Module, tensor: Tensor) -> None:
-    layer._parameters["weight"] = tensor  # type: ignore[assignment]  # as functional_call does itself
+def _put(layer: nn.Module, attribute: str, tensor: Tensor) -> None:
+    layer._parameters[attribute] = tensor  # type: ignore[assignment]  # as functional_call does itself
 
 
 def _is_batched(tensor: Tensor) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from prunus.application.copies import replicate
@@ -61,10 +62,12 @@ class RandomState:
             yield
 
 
+Others = Sequence[tuple[nn.Module, Tensor, StandIn]]  # layers, weights of theirs, and what stands in for each
+
+
 def detour(
     user: nn.Module,
-    layer: nn.Module,
-    stand_in: StandIn,
+    others: Others,
     began: RandomState | None,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -74,20 +77,18 @@ def detour(
 
     Args:
         user: the module that gave `output` for `args` and `kwargs`.
-        layer: the module whose weight it used: itself, or a child of it.
-        stand_in: gives the other weight.
+        others: of the modules whose weights it used, itself or children of it.
         began: the random state before; needed where `is_plain(user)` is false.
     """
+    [(layer, weight, stand_in), *more] = others
     _refuse_forward_mode(layer, args)
     if not torch.is_grad_enabled() or not any(_wants_gradient(value) for value in (*args, *kwargs.values())):
         return None
-    formula = _formula(layer, args) if user is layer and not kwargs else None
+    formula = _formula(layer, args) if user is layer and not kwargs and not more else None
     if formula is not None:
         value = (output.detach(),)  # in a tuple, or the output would be a view, which must not be changed
-        return _ByFormula.apply(formula, stand_in, value, args[0], layer.weight, layer.bias)
-    return _by_running_again(
-        user, layer, stand_in, began or RandomState.now(args, kwargs), args, kwargs, output
-    )
+        return _ByFormula.apply(formula, stand_in, value, args[0], weight, layer.bias)
+    return _by_running_again(user, others, began or RandomState.now(args, kwargs), args, kwargs, output)
 
 
 def _refuse_forward_mode(layer: nn.Module, args: tuple[Any, ...]) -> None:
@@ -184,8 +185,7 @@ class _ByFormula(torch.autograd.Function):
 
 def _by_running_again(
     user: nn.Module,
-    layer: Any,
-    stand_in: StandIn,
+    others: Others,
     began: RandomState,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -207,20 +207,23 @@ def _by_running_again(
             **{name: detached.get(id(value), value) for name, value in kwargs.items()},
         )
     weights: dict[Tensor, Tensor] = {parameter: parameter.detach() for parameter in user.parameters()}
-    weights[layer.weight] = stand_in(layer.weight.detach())
+    weights |= {weight: stand_in(weight.detach()) for _, weight, stand_in in others}
     with began.again():
         for_inputs = replicate(user, weights | buffers()).forward(*args, **kwargs)
-    if isinstance(output, Tensor):
-        return _Rerouted.apply((output.detach(),), for_inputs, for_parameters)
-    if type(output) is not tuple:
+    leaves, form = tree_flatten(output)
+    if not any(isinstance(leaf, Tensor) for leaf in leaves):
         raise TypeError(
             f"{type(user).__name__} returned {type(output).__name__}: where the passes differ, "
-            "a pruned layer must return a tensor or a tuple"
+            "a pruned layer must return tensors, or tuples of them"
         )
-    return tuple(
-        _Rerouted.apply((value.detach(),), *routes) if isinstance(value, Tensor) else value
-        for value, *routes in zip(output, for_inputs, for_parameters, strict=True)
-    )
+    routes = zip(leaves, tree_leaves(for_inputs), tree_leaves(for_parameters), strict=True)
+    return tree_unflatten([_reroute(*route) for route in routes], form)
+
+
+def _reroute(value: Any, for_inputs: Any, for_parameters: Any) -> Any:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    return _Rerouted.apply((value.detach(),), for_inputs, for_parameters)
 
 
 def _with_gradient(tensor: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from prunus.application.bits import keep_only, take_over
 from prunus.application.calls import unobserved
 from prunus.application.detour import RandomState, StandIn, detour
 from prunus.application.state import Part, PrunedWeight
-from prunus.weights import is_plain
+from prunus.weights import STATE, is_plain
 
 
 class Zeros(Part):
@@ -87,7 +87,7 @@ class Zeros(Part):
 
     def after_saving(self, layer: nn.Module, state: object, prefix: str, metadata: dict[str, Any]) -> None:
         """Leave word, beside the version that torch keeps there, by which it knows its own again."""
-        metadata["prunus"] = self.origin
+        metadata.setdefault("prunus", {})[self.state.attribute] = self.origin
 
     def before_loading(
         self,
@@ -98,8 +98,8 @@ class Zeros(Part):
         *_: Any,
     ) -> None:
         """See whether the weights to come were pruned by other masks."""
-        self.own = metadata.get("prunus") == self.origin
-        mask, given = self.state.mask, state_dict.get(f"{prefix}weight")
+        self.own = metadata.get("prunus", {}).get(self.state.attribute) == self.origin
+        mask, given = self.state.mask, state_dict.get(prefix + self.state.attribute)
         self.loading = isinstance(given, Tensor) and given.shape == mask.shape and not given.is_meta
         if isinstance(given, Tensor) and self.loading and given.layout is torch.strided:
             zeros = given.detach() == 0
@@ -178,7 +178,7 @@ class Zeros(Part):
         return {name: value for name, value in vars(self).items() if name != "left"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, left=WeakTensorKeyDictionary())
+        super().__setstate__({**state, "left": WeakTensorKeyDictionary()})
 
 
 class MaskedGradient(Part):
@@ -253,16 +253,40 @@ class OtherGradient(Part):
         *keywords, output = rest  # of a hook that another library copied, only the output
         if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
             return None  # what is exported has no backward pass
-        # Read off the module that was called, which may be a DataParallel replica of the one pruned.
-        layer: Any = user.out_proj if isinstance(user, nn.MultiheadAttention) else user
-        weight = layer._parameters.get("weight")
-        weight = getattr(layer, "weight", None) if weight is None else weight
-        if not isinstance(weight, Tensor) or weight.shape != self.state.mask.shape:
-            return None
-        mask = self.state.mask.to(weight.device)
-        backup = self.state.backup.to(weight.device) if self.by_original and self.state.has_backup else None
+        parts = self._parts(user)
+        if parts[0][1] is not self:
+            return None  # one acts for all weights of this call
+        others = []
+        for layer, part in parts:
+            weight = part.fitting(layer)
+            if weight is not None:
+                others.append((layer, weight, part.stand_in(weight)))
         kwargs = keywords[0] if keywords else {}
-        return detour(user, layer, StandIn(mask, backup), self.began, args, kwargs, output)
+        return detour(user, others, self.began, args, kwargs, output) if others else None
+
+    def _parts(self, user: nn.Module) -> list[tuple[nn.Module, OtherGradient]]:
+        """What acts on a call of this module, which may be a DataParallel replica of one that is pruned."""
+        layers: list[nn.Module] = [user, user.out_proj] if isinstance(user, nn.MultiheadAttention) else [user]
+        found = [
+            (layer, part)
+            for layer in layers
+            for state in vars(layer).get(STATE, {}).values()
+            for part in state.parts
+            if isinstance(part, OtherGradient)
+        ]
+        return found if any(part is self for _, part in found) else [(layers[-1], self)]
+
+    def fitting(self, layer: nn.Module) -> Tensor | None:
+        """The weight that a layer is called with, where the mask fits it."""
+        weight = layer._parameters.get(self.state.attribute)
+        weight = getattr(layer, self.state.attribute, None) if weight is None else weight
+        return weight if isinstance(weight, Tensor) and weight.shape == self.state.mask.shape else None
+
+    def stand_in(self, weight: Tensor) -> StandIn:
+        """What the gradient of the input is found with in its place."""
+        mask = self.state.mask.to(weight.device)
+        kept = self.by_original and self.state.has_backup
+        return StandIn(mask, self.state.backup.to(weight.device) if kept else None)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "began": None}

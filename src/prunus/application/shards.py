@@ -25,7 +25,7 @@ def check_sharded(states: Iterable[PrunedWeight], within_forward: bool) -> None:
     suspects = {}
     for state in states:
         for layer in state.layers:
-            tensor = layer._parameters.get("weight")
+            tensor = state.tensor_of(layer)
             if tensor is not None and is_traceable_wrapper_subclass(tensor):
                 raise _refusal(state.name, type(tensor.data).__name__)
             whole = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,12 @@ from prunus.application.calls import (
 )
 from prunus.application.together import Together
 from prunus.shards import is_flattened
-from prunus.weights import STATE, WeightTensor, state_of
+from prunus.weights import STATE, WeightTensor, states_of
 
-MASK, BACKUP = "weight_mask", "weight_orig"  # under which names layers show tensors
+
+def shown(attribute: str) -> tuple[str, str]:
+    """Under which names a layer shows the mask and the backup of its parameter of this name."""
+    return f"{attribute}_mask", f"{attribute}_orig"
 
 
 class Part:
@@ -73,6 +76,13 @@ class Part:
     def unhook(self) -> None:
         """Take the hooks off the parameter."""
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy; copying goes in circles, and its weight may have been done before it."""
+        vars(self).update(state)
+        if vars(self.state).get("attached"):
+            self.refresh()
+            self.after_step()
+
 
 class PrunedWeight:
     """One pruned parameter, whose mask and parts are in force from `attach` to `detach`.
@@ -93,6 +103,7 @@ class PrunedWeight:
         together: Together,
     ) -> None:
         self.name, self.parameter, self.layers = weight.name, weight.parameter, weight.owners
+        self.attribute = weight.attribute
         self.users, self.kinds, self.together = tuple(users), kinds, together
         self.parts = [kind(self) for kind in kinds]
         self.handles: list[RemovableHandle] = []
@@ -113,10 +124,10 @@ class PrunedWeight:
         self.mask = self.mask if mask is None else mask
         self.backup = self.backup if backup is None else backup
         for layer in self.layers:
-            own = vars(layer)
-            own[STATE], own[MASK] = self, self.mask
+            own, (mask_name, backup_name) = vars(layer), shown(self.attribute)
+            own[STATE], own[mask_name] = {**own.get(STATE, {}), self.attribute: self}, self.mask
             if self.has_backup:
-                own[BACKUP] = self.backup
+                own[backup_name] = self.backup
 
     @property
     def has_backup(self) -> bool:
@@ -125,7 +136,11 @@ class PrunedWeight:
 
     def holds(self, layer: nn.Module) -> bool:
         """Whether the layer still has the parameter that was pruned."""
-        return layer._parameters.get("weight") is self.parameter
+        return self.tensor_of(layer) is self.parameter
+
+    def tensor_of(self, layer: nn.Module) -> Tensor | None:
+        """What the layer has in the parameter's place now."""
+        return layer._parameters.get(self.attribute)
 
     @property
     def is_held(self) -> bool:
@@ -142,7 +157,7 @@ class PrunedWeight:
         displaced = layer is not None and not self.holds(layer)
         if compiling:
             if displaced and layer is not None and not torch.compiler.is_exporting():
-                masked_while_compiling(self.name, layer, self.mask)
+                masked_while_compiling(self.name, layer, self.attribute, self.mask)
             return
         if layer is None and not _is_copy(user):
             self._meet(user)
@@ -172,12 +187,12 @@ class PrunedWeight:
 
     def _displaced(self, user: nn.Module, layer: nn.Module) -> None:
         """The layer is called with another tensor: for this call only, or exchanged for good."""
-        tensor = layer._parameters.get("weight")
+        tensor = self.tensor_of(layer)
         if tensor is not None and tensor.is_meta:
             return  # its values are elsewhere, as when they are offloaded
         for_now = not isinstance(tensor, nn.Parameter) and not is_flattened(self.parameter)
         if tensor is not None and (for_now or within_functional_call()):
-            masked_for_one_call(self.name, user, layer, self.mask)
+            masked_for_one_call(self.name, user, layer, self.attribute, self.mask)
         else:
             self.together.survey()
 
@@ -199,16 +214,28 @@ class PrunedWeight:
         homes: dict[int, list[int]] = {}
         reasons = []
         for index, layer in enumerate(self.layers):
-            tensor = layer._parameters.get("weight")
+            tensor = self.tensor_of(layer)
             away = tensor is not None and tensor.is_meta
             reason = None if away else _misfit(layer, tensor, self.mask)
             if reason:
                 reasons.append(reason)
             else:
                 homes.setdefault(id(self.parameter if away else tensor), []).append(index)
-        if reasons or homes.keys() != {id(self.parameter)}:
+        if reasons or len(homes) > 1:
             self._move(list(homes.values()))
+        elif homes.keys() != {id(self.parameter)}:
+            self._follow_to(self.tensor_of(self.layers[0]))  # with the same hooks, among which this may be
         return reasons[0] if reasons else None
+
+    def _follow_to(self, held: Tensor | None) -> None:
+        """Prune another parameter from now on, that which the layers hold."""
+        if isinstance(held, nn.Parameter) and not held.is_meta and held is not self.parameter:
+            for part in self.parts:
+                part.leave()
+            self.parameter = held
+            for part in self.parts:
+                part.adopt()
+                part.refresh()
 
     def _move(self, homes: list[list[int]]) -> None:
         """Prune the layers of each of these lists, which share a parameter; leave the others."""
@@ -220,33 +247,25 @@ class PrunedWeight:
             its = tuple(layers[place] for place in places), tuple(users[place] for place in places)
             state = self if not number else self._twin()
             state.layers, state.users = its
-            held = its[0][0]._parameters["weight"]
-            if held is not None and not held.is_meta and held is not state.parameter:
-                for part in state.parts:
-                    part.leave()
-                state.parameter = held
-                for part in state.parts:
-                    part.adopt()
-            state.keep()
+            state._follow_to(self.tensor_of(its[0][0]))
             state._hook()
 
     def _twin(self) -> PrunedWeight:
         """A state of its own for layers that held this weight and now hold another."""
-        twin = PrunedWeight(WeightTensor(self.name, self.parameter, ()), (), self.kinds, self.together)
+        twin = PrunedWeight(
+            WeightTensor(self.name, self.parameter, (), self.attribute), (), self.kinds, self.together
+        )
         twin.mask, twin.backup, twin.attached = self.mask, self.backup, True
         self.together.add(twin)
         return twin
 
-    def convert(self, layer: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        """In place of the layer's `_apply`, which every `.to()` comes to: mask and backup follow."""
-        held = self.holds(layer)
-        type(layer)._apply(layer, fn, recurse)  # type: ignore[no-untyped-call]
-        now = layer._parameters.get("weight")
+    def converted(self, layer: nn.Module, held: bool) -> None:
+        """A layer that held the parameter, or not, has converted all it has: mask and backup follow."""
+        now = layer._parameters.get(self.attribute)
         if held and now is not None:
             self.parameter = now  # another object, as torch's flags may ask for
         self.follow()
         self.together.forget_places()
-        return layer
 
     def follow(self) -> None:
         """Take mask and backup to where the parameter is, in its dtype."""
@@ -310,7 +329,7 @@ class PrunedWeight:
 
     def _hook(self) -> None:
         for layer, user in zip(self.layers, self.users, strict=True):
-            vars(layer)["_apply"] = partial(self.convert, layer)
+            vars(layer)["_apply"] = partial(_convert, layer)
             for module in {layer, user}:
                 hook = module.register_forward_pre_hook(self.before_forward, prepend=True, with_kwargs=True)
                 self.handles.append(hook)
@@ -331,8 +350,10 @@ class PrunedWeight:
         """Take every trace off the layers."""
         self._unhook()
         for layer in self.layers:
-            for name in (STATE, MASK, BACKUP, "_apply"):
-                vars(layer).pop(name, None)
+            own = vars(layer)
+            own[STATE] = {name: s for name, s in own.get(STATE, {}).items() if name != self.attribute}
+            for name in (*shown(self.attribute), *(() if own[STATE] else (STATE, "_apply"))):
+                own.pop(name, None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy, or what was pickled: it holds zeros, whatever was written to the original."""
@@ -341,8 +362,9 @@ class PrunedWeight:
             self.together.watch()
             self.together.add(self)
             for part in self.parts:
-                part.refresh()
-                part.after_step()
+                if vars(part):  # or else it is yet to be done
+                    part.refresh()
+                    part.after_step()
 
 
 def _owned(mask: Tensor, device: torch.device) -> Tensor:
@@ -367,7 +389,15 @@ def _misfit(layer: nn.Module, tensor: Tensor | None, mask: Tensor) -> str | None
     return None
 
 
-def pruned_weight(layer: nn.Module) -> PrunedWeight | None:
-    """The state of this layer's weight; see `prunus.weights.state_of`."""
-    state = state_of(layer)
-    return state if isinstance(state, PrunedWeight) else None
+def _convert(layer: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """In place of the layer's `_apply`, which every `.to()` comes to."""
+    states = [(state, state.holds(layer)) for state in pruned_weights(layer).values()]
+    type(layer)._apply(layer, fn, recurse)  # type: ignore[no-untyped-call]
+    for state, held in states:
+        state.converted(layer, held)
+    return layer
+
+
+def pruned_weights(layer: nn.Module) -> dict[str, PrunedWeight]:
+    """By parameter name, the states of this layer's weights; see `prunus.weights.states_of`."""
+    return cast("dict[str, PrunedWeight]", states_of(layer))

@@ -18,24 +18,30 @@ from prunus.weights import WeightTensor, conv1d, inputs_first, is_plain
 def inputs(model: nn.Module, weights: Sequence[WeightTensor], batches: Batches, loss: Loss) -> ByName:
     """The norm of all inputs that each weight was multiplied with, over batches and positions.
 
+    Of a layer with a forward of its own, such as a recurrent one, there is none.
+
     Raises:
-        ValueError: a layer with a forward of its own, or one that is never called.
+        ValueError: a layer is never called.
     """
+    weights = [weight for weight in weights if all(map(_is_linear, weight.owners))]
     squares: dict[str, Tensor] = {}
     with ExitStack() as stack:
         for weight in weights:
             for layer in weight.owners:
-                if not is_plain(layer) and not inputs_first(layer):
-                    raise ValueError(f"{weight.name}: its {type(layer).__name__} has a forward of its own")
                 handle = layer.register_forward_pre_hook(_add_to(squares, weight.name), with_kwargs=True)
                 stack.callback(handle.remove)
         with eval_mode(model), torch.no_grad():
-            for images, _ in moved(batches, weights[0].parameter.device):
+            for images, _ in moved(batches, weights[0].parameter.device) if weights else ():
                 model(images)
     missing = [weight.name for weight in weights if weight.name not in squares]
     if missing:
         raise ValueError(f"{missing[0]}: its layer was not called, so its inputs are not known")
     return {name: total.sqrt() for name, total in squares.items()}
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    """Whether a layer gives its inputs times its weight, and no more but a bias."""
+    return is_plain(layer) or inputs_first(layer)
 
 
 def _add_to(squares: dict[str, Tensor], name: str) -> Callable[..., None]:

@@ -80,11 +80,14 @@ class Partition:
     tile: tuple[int, int] = (1, 1)
 
     @classmethod
-    def of(cls, layer: nn.Module, granularity: Granularity) -> Partition:
-        """The partition of the weight of this layer."""
-        weight = layer.get_parameter("weight")
-        groups = int(getattr(layer, "groups", 1))
-        first, second, *kernel = (*weight.shape, 1, 1)[: max(2, weight.dim())]
+    def of(cls, layer: nn.Module, granularity: Granularity, attribute: str = "weight") -> Partition:
+        """The partition of a parameter of this layer."""
+        weight = layer.get_parameter(attribute)
+        groups, shape = int(getattr(layer, "groups", 1)), tuple(weight.shape)
+        if len(shape) == 3 and not hasattr(layer, "kernel_size"):  # a matrix of each expert
+            groups, shape = shape[0], (shape[0] * shape[1], shape[2])
+        first, second, *kernel = (*shape, 1, 1)[: max(2, len(shape))]
+        groups = groups if first % groups == 0 and len(shape) > 1 else 1
         transposed = inputs_first(layer)
         outputs, inputs = granularity.tile
         return cls(

@@ -270,7 +270,9 @@ def rank(
     cut, least = chosen("scope", where, SCOPES), check_whole("keep_at_least", keep_at_least)
     weights = find_weights(model, layers, include, exclude)
     pieces = GRANULARITIES[granularity]
-    partitions = {name: Partition.of(weight.owners[0], pieces) for name, weight in weights.items()}
+    partitions = {
+        name: Partition.of(weight.owners[0], pieces, weight.attribute) for name, weight in weights.items()
+    }
     _warn_of_ragged(granularity, partitions)
     known = of_grads(weights.values()) if evidence is None else evidence
 

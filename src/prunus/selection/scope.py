@@ -176,7 +176,7 @@ def _apportion(tensors: Sequence[Scored], wanted: np.ndarray, total: int) -> lis
             f"p_prune asks for {total:,} pieces, but keep_at_least leaves {limits.sum():,}: lower one of the "
             "two"
         )
-    counts = np.minimum(np.floor(wanted + 1e-9).astype(int), limits)
+    counts = np.minimum(np.floor(wanted).astype(int), limits)
     while counts.sum() < total:
         open_ = np.flatnonzero(counts < limits)
         order = open_[np.argsort(-(wanted - counts)[open_], kind="stable")]

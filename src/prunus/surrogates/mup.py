@@ -91,7 +91,9 @@ class MUP(Surrogate):
             raise ValueError(f"criterion {by.__name__!r} needs {missing[0]}; MUP has gradients only")
         pieces = choose("granularity", granularity, GRANULARITIES)
         weights = find_weights(model, layers, include, exclude)
-        partitions = {name: Partition.of(weight.owners[0], pieces) for name, weight in weights.items()}
+        partitions = {
+            name: Partition.of(weight.owners[0], pieces, weight.attribute) for name, weight in weights.items()
+        }
         self.labels: Tensor | None = None
         self._plan = Plan(p_prune, by, choose("norm", norm, NORMS), loss, partitions)
 

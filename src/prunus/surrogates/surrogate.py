@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunus.application.copies import replicate
-from prunus.weights import state_of
+from prunus.weights import states_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -153,7 +153,7 @@ def _check_model(model: nn.Module) -> None:
             raise ValueError(f"{name or 'model'} is compiled: make a surrogate of the network before that")
         if isinstance(module, Surrogate):
             raise ValueError(f"{name or 'model'} is a surrogate already: wrap the network that it wraps")
-        if state_of(module):
+        if states_of(module):
             raise ValueError(f"{name or 'model'} is pruned already: prunus.restore(model) first")
 
 
