@@ -35,6 +35,7 @@ def main(rounds: int, target: Path) -> None:
         *costs.ties(rounds),
         costs.filters(rounds),
         costs.ratios(rounds),
+        *costs.budgets(min(rounds, 3)),
         *costs.steps(rounds, trains=False),
         *costs.steps(rounds, trains=True),
         costs.training(rounds),

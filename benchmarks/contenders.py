@@ -75,7 +75,27 @@ def tidy(select: Select, model: nn.Module) -> Callable[[], None]:
 
 def filters_by_prunus(model: nn.Module, fraction: float) -> prunus.Masks:
     """Whole output channels, by their mean magnitude."""
-    return prunus.make_masks(model, fraction, granularity="filter", norm="mean")
+    return prunus.make_masks(model, fraction, granularity="filter", scope="global", norm="mean")
+
+
+def two_of_four(model: nn.Module) -> list[Tensor]:
+    """2:4 as one would write it: the two largest of every four along the inputs."""
+    kept = []
+    for weight in weights_of(model):
+        groups = weight.abs().view(-1, 4)
+        mask = torch.zeros_like(groups, dtype=torch.bool)
+        kept.append(mask.scatter_(1, groups.topk(2, dim=1).indices, True).view_as(weight))
+    return kept
+
+
+def wanda(model: nn.Module, norms: Sequence[Tensor], fraction: float) -> list[Tensor]:
+    """As the program of its authors does: every row is sorted, and its lowest are scattered into a mask."""
+    kept = []
+    for weight, norm in zip(weights_of(model), norms, strict=True):
+        scores = weight.abs() * norm
+        lowest = scores.sort(dim=-1, stable=True).indices[:, : int(fraction * weight.shape[1])]
+        kept.append(torch.ones_like(scores, dtype=torch.bool).scatter_(1, lowest, False))
+    return kept
 
 
 def filters_by_torch_pruning(model: nn.Module, fraction: float) -> object:

@@ -16,6 +16,8 @@ import prunus
 from benchmarks import contenders, measure
 from benchmarks.measure import Task
 from benchmarks.scaling import FRACTION, cost, linear_stack
+from prunus.scores.evidence import Evidence
+from prunus.scores.inputs import inputs
 
 Row = dict[str, Any]
 
@@ -91,6 +93,32 @@ def ratios(rounds: int) -> Row:
         "one ratio": Task(lambda: cut(1)),
     }
     return {"what": "masks at nine ratios, one ranking", **measure.by_turns(tasks, rounds)}
+
+
+def budgets(rounds: int) -> Iterator[Row]:
+    """2:4, and Wanda by norms that are there, on 10⁸ weights in linear layers, beside a plain program."""
+    model = linear_stack(10**8, torch.float32)
+    norms = [torch.rand_like(weight[0]) for weight in contenders.weights_of(model)]
+    names = [name for name, _ in model.named_parameters()]
+    found = {
+        name: norm.expand(len(norm), len(norm)).contiguous() for name, norm in zip(names, norms, strict=True)
+    }
+    evidence = Evidence({inputs: found})
+    ours = {
+        "2:4": lambda: prunus.make_masks(model, 0.5, scope="2:4", layers="Linear"),
+        "wanda": lambda: prunus.make_masks(model, 0.5, criterion="wanda", layers="Linear", evidence=evidence),
+    }
+    theirs = {
+        "2:4": lambda: contenders.two_of_four(model),
+        "wanda": lambda: contenders.wanda(model, norms, 0.5),
+    }
+    for name, task in ours.items():
+        tasks = {
+            "read": Task(lambda: contenders.read(model)),
+            "prunus": Task(task),
+            "plain": Task(theirs[name]),
+        }
+        yield {"what": f"{name}, 10⁸ weights", **measure.by_turns(tasks, rounds)}
 
 
 def steps(rounds: int, trains: bool) -> Iterator[Row]:

@@ -27,7 +27,7 @@ CONTENDERS: dict[str, tuple[contenders.Select, int]] = {  # and the most weights
 
 def linear_stack(count: int, dtype: torch.dtype) -> nn.Module:
     """About so many weights in 200 linear layers."""
-    side = round(math.sqrt(count / TENSORS))
+    side = 4 * round(math.sqrt(count / TENSORS) / 4)  # for 2:4
     layers = (nn.Linear(side, side, bias=False, dtype=dtype, device="meta") for _ in range(TENSORS))
     model = nn.Sequential(*layers).to_empty(device="cpu")
     with torch.no_grad():

@@ -21,12 +21,15 @@ def check_unsharded(model: nn.Module) -> None:
     for path, module in model.named_modules():
         if isinstance(module, kinds):
             raise refusal(path or "model", type(module).__name__)
+        head = f"{path}." if path else ""
         for attribute, parameter in module._parameters.items():
-            if is_flattened(parameter):
-                raise refusal(f"{path}.{attribute}" if path else attribute, kinds[0].__name__)
-        name = f"{path}.weight" if path else "weight"
-        if isinstance(vars(module).get("weight"), Tensor):
-            computed[id(module)] = name
+            if is_flattened(parameter) and not attribute.startswith("_flat_param"):  # which is the flat one
+                raise refusal(head + attribute, kinds[0].__name__)
+        views = [
+            name for name, value in vars(module).items() if isinstance(value, Tensor) and "weight" in name
+        ]
+        if views:
+            computed[id(module)] = head + views[0]
     # FSDP1 puts a view where the parameter was; so do others, and only FSDP knows which is its own.
     for sharder in sharders() if computed else ():
         for module in sharder.modules():

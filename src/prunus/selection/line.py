@@ -22,6 +22,7 @@ from prunus.selection.arrays import CHUNK, Array, Room, as_array, compare, count
 from prunus.selection.scored import Kept, ScoreMap, not_finite, protected
 
 SAMPLE = 1 << 15  # scores that the brackets are made from, at least
+FEW = 16  # scores in a row that are compared pair by pair
 MARGIN = 4.0  # half the width of a bracket, in standard deviations of a position in the sample
 
 
@@ -177,9 +178,23 @@ def keep_highest(scores: Tensor, count: int) -> Tensor:
     """False for the `count` lowest scores in each row, ties by position."""
     if not count:
         return torch.ones_like(scores, dtype=torch.bool)
+    if scores.shape[1] <= FEW and scores.dim() == 2:
+        return _keep_of_few(scores, count)
     line = scores.kthvalue(count, dim=1, keepdim=True).values
     kept, at = scores > line, scores == line
     ties = count - (~kept & ~at).sum(1, keepdim=True)
     if (at.sum(1, keepdim=True) > ties).any():
         kept |= at & (at.cumsum(1) > ties)
     return kept
+
+
+def _keep_of_few(scores: Tensor, count: int) -> Tensor:
+    """The same of short rows: a score's rank is how many of its row are lower, or equal and before it."""
+    columns = scores.t().contiguous()
+    ranks = torch.zeros_like(columns, dtype=torch.uint8)
+    for later in range(1, len(columns)):
+        for earlier in range(later):
+            above = columns[earlier] > columns[later]
+            ranks[earlier] += above
+            ranks[later] += ~above
+    return (ranks >= count).t().contiguous()

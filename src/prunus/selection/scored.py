@@ -172,8 +172,9 @@ class Scored:
         own = self.scores
         while isinstance(own, Moved):
             own = own.scores
-        check_finite(self.name, own.every(0, 1))
-        return self.partition.grid(self.scores.every(0, 1))
+        scores = own.every(0, 1)
+        check_finite(self.name, scores)
+        return self.partition.grid(scores if own is self.scores else self.scores.every(0, 1))
 
 
 Kept: TypeAlias = Iterator[tuple[str, Tensor]]  # by weight name, one boolean a piece, True = keep
