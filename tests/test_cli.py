@@ -394,7 +394,7 @@ def test_inspect_counts_and_warns_of_emptied_layers(capsys: pytest.CaptureFixtur
         masks = prunus.make_masks(digits.load_network("plain"), 0.95, granularity="filter", scope="global")
     for name, (pruned, total) in masks.counts.items():
         line = next(line for line in out.splitlines() if line.startswith(f"{name.removesuffix('.weight')} "))
-        assert line.split()[-3:] == [f"{total:,}", f"{pruned:,}", f"{pruned / total:.4f}"]
+        assert line.split()[-6:-3] == [f"{total:,}", f"{pruned:,}", f"{pruned / total:.4f}"]
         assert (f"{name} ({total} weights)" in err) == (pruned == total)
     assert err.startswith("warning: pruning empties 1 of 3 layers, all of whose weights fall: ")
     assert len(err.splitlines()) == 1
@@ -545,3 +545,42 @@ def test_an_interrupted_command_says_what_is_saved_where_something_is(nets: Path
         )
         assert done.returncode == 130
         assert done.stderr.strip().splitlines()[-1] == says
+
+
+def test_inspect_counts_multiplications_and_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "-a", "digits:plain", "--p-prune", "0.5", "--json"]) == 0
+    [told] = json.loads(capsys.readouterr().out)
+    model, sides = digits.load_network("plain"), {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda m, _, out, name=name: sides.update({name: out[0, 0].numel()}))
+    model(digits.load_images()[0][:1])
+    masks = prunus.make_masks(model, 0.5)
+    assert told["network"] == "digits:plain"
+    for layer, (name, mask) in zip(told["layers"], masks.items(), strict=True):
+        positions = sides[name.removesuffix(".weight")]
+        assert layer == {
+            "name": name,
+            "shape": list(mask.shape),
+            "weights": mask.numel(),
+            "pruned": int((~mask).sum()),
+            "bytes": 4 * mask.numel(),
+            "macs": positions * mask.numel(),
+            "pruned_macs": positions * int((~mask).sum()),
+        }
+    assert main(["inspect", "-a", "digits:plain", "--p-prune", "0.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    total = sum(layer["macs"] for layer in told["layers"])
+    assert f"{total:,}" in lines[-1]
+
+
+def test_a_network_that_takes_no_image_is_inspected_without_multiplications(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text("from torch import nn\ndef net():\n    return nn.Sequential(nn.Linear(7, 7))\n")
+    assert main(["inspect", "-a", f"{file}:net", "--layers", "all"]) == 0
+    told = capsys.readouterr()
+    assert "MACs are not counted, as it does not run" in told.err
+    assert "MACs" not in told.out
+    assert "49" in told.out

@@ -181,7 +181,7 @@ def test_in_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(pruned < total for pruned, total in masks.counts.values())
     for name, (pruned, total) in masks.counts.items():
         row = next(row for row in out.splitlines() if row.startswith(f"{name.removesuffix('.weight')} "))
-        assert row.split()[-3:] == [f"{total:,}", f"{pruned:,}", f"{pruned / total:.4f}"]
+        assert row.split()[-6:-3] == [f"{total:,}", f"{pruned:,}", f"{pruned / total:.4f}"]
     assert main([*arguments, "--keep-at-least", "64"]) == 1
     assert "keep_at_least protects" in capsys.readouterr().err
 

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from prunus.cli.measuring import Measuring, measuring
 from prunus.cli.options import DIGITS, show
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from prunus.evaluation.find import Found
 
 
 @click.command("find")
@@ -43,20 +36,14 @@ def find_command(
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{name} has no meaning here: the ratio is what is looked for")
     from prunus.evaluation.experiment import Search
+    from prunus.results.tables import layer_rows, layer_table
 
     search = measuring.experiment(Search, keep=keep_accuracy, per_layer=per_layer, tolerance=tolerance)
     for network in search.networks:
-        show(_table(network.name, search.of(network)))
-
-
-def _table(name: str, found: Found) -> Table:
-    from prunus.results.tables import mask_table
-
-    low, high = found.interval
-    made = mask_table(name, found.masks)
-    made.caption = (
-        f"p_prune {found.p_prune:.4f}: top-1 {found.result.top1:.2f}% (95%: {low:.2f} to {high:.2f}) of "
-        f"{found.result.images:,} images; unpruned {found.clean.top1:.2f}%"
-    )
-    made.caption_justify = "left"
-    return made
+        found = search.of(network)
+        show(layer_table(network.name, layer_rows(network.model, found.masks, {})))
+        low, high = found.interval
+        click.echo(
+            f"p_prune {found.p_prune:.4f}: top-1 {found.result.top1:.2f}% (95%: {low:.2f} to {high:.2f}) of "
+            f"{found.result.images:,} images; unpruned {found.clean.top1:.2f}%"
+        )

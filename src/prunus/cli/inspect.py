@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -31,23 +32,46 @@ if TYPE_CHECKING:
 @takes(WhichWeights, "which")
 @takes(Calibration, "calibration")
 @takes(WhichImages, "images")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: a list of networks with their layers.")
 def inspect_command(
     networks: WhichNetworks,
     how: HowToPrune,
     which: WhichWeights,
     calibration: Calibration,
     images: WhichImages,
+    as_json: bool,
 ) -> None:
     """What would be pruned, layer by layer: without data, unless the criterion needs it.
+
+    Weights, multiply-accumulates (MACs) of one image, as torch counts them, and bytes of the dense tensor.
 
     \b
     prunus inspect -a resnet18 --weights none --p-prune 0.5 --granularity kernel
     """
-    from prunus.results.tables import mask_table
+    from prunus.results.tables import layer_rows, layer_table
 
-    source = images.source(calibration.calibration_images)
+    source, told = images.source(calibration.calibration_images), []
     for network in networks.load(images):
-        show(mask_table(network.name, _masks(network, how, which.which(), source)))
+        rows = layer_rows(network.model, _masks(network, how, which.which(), source), _macs(network, source))
+        told.append({"network": network.name, "layers": [asdict(row) for row in rows]})
+        if not as_json:
+            show(layer_table(network.name, rows))
+    if as_json:
+        click.echo(json.dumps(told, indent=1))
+
+
+def _macs(network: Network, source: Source) -> dict[str, int]:
+    """Of one image as the network takes it; none, and why, where it takes no image."""
+    from prunus.evaluation.macs import macs
+    from prunus.inputs.images import first_image, read_dataset
+
+    made = source if network.bundled else replace(source, data=None, dummy=True)
+    try:
+        example = first_image(read_dataset([network], made, network.transform))
+        return macs(network.model, example[None])
+    except Exception as error:  # whatever a forward of the user's raises
+        click.echo(f"{network.name}: MACs are not counted, as it does not run: {error!s:.200}", err=True)
+        return {}
 
 
 def _masks(network: Network, how: HowToPrune, which: Which, source: Source) -> Masks:

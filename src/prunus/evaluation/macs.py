@@ -1,0 +1,34 @@
+"""How many multiplications does each layer make?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from prunus.modes import eval_mode
+
+
+def macs(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """Multiply-accumulates of one forward, by the path of the module that makes them; "" is the network.
+
+    What a module makes is that of the modules within it, too. Counted by torch: convolutions, matrix products
+    and attention.
+
+    Args:
+        model: run once in eval mode, without gradients.
+        example: an input, on the device of the model.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 10))
+        >>> macs(net, torch.zeros(1, 3, 8, 8))
+        {'': 10656, '0': 7776, '2': 2880}
+    """
+    counter = FlopCounterMode(display=False)
+    with eval_mode(model), torch.no_grad(), counter:
+        model(example)
+    found: dict[str, int] = {}
+    for key, by_operation in counter.get_flop_counts().items():
+        if key != "Global":
+            found[key.partition(".")[2]] = sum(by_operation.values()) // 2  # two operations make one
+    return {path: count for path, count in found.items() if count}
