@@ -80,7 +80,7 @@ def test_what_n_of_m_cannot_do_is_refused_by_name() -> None:
 
 
 @given(p_prune=st.floats(0, 1), scope=st.sampled_from(["uniform", "erk"]), least=st.integers(0, 3))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_budgets_of_layers_sum_exactly(p_prune: float, scope: str, least: int) -> None:
     model = stack()
     sizes = {name: weight.numel() for name, weight in weights(model).items()}
@@ -246,3 +246,60 @@ def test_budgets_on_the_command_line(
     assert "27,648" in told.out or "0.5" in told.out or "no multiple of 4" in told.err
     assert main([*arguments, "--scope", "2:5:1"]) == 2
     assert "is not one of global, layer, uniform, erk, row, n:m" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scope", ["uniform", "erk"])
+@given(
+    steps=st.lists(st.floats(0, 1), min_size=2, max_size=5).map(sorted),
+    sides=st.lists(st.integers(1, 9), min_size=2, max_size=4),
+)
+@settings(max_examples=60, deadline=None)
+@pytest.mark.filterwarnings("ignore:pruning empties")
+def test_rounded_budgets_are_exact_and_nest(scope: str, steps: list[float], sides: list[int]) -> None:
+    model = nn.Sequential(*(nn.Linear(side, 7, bias=False) for side in sides))
+    pruning = prunus.prune(model, steps[0], scope=scope, layers="all")
+    total = 7 * sum(sides)
+    for p_prune in steps:
+        before = pruning.masks
+        masks = pruning.deepen(p_prune)
+        assert masks.pruned == int(p_prune * total)
+        assert masks & before == masks
+
+
+def test_a_rounding_that_goes_up_is_taken_back() -> None:
+    model = nn.Sequential(
+        nn.Linear(20, 20), nn.Linear(25, 10)
+    )  # 0.7 · 400 + 0.7 · 250 > 0.7 · 650, in floats
+    assert prunus.make_masks(model, 0.7, layers="all", scope="uniform").pruned == int(0.7 * 650)
+
+
+def test_synaptic_flow_goes_in_cuts_when_deepened_and_within_every_scope() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(64, 2, 1),
+    )
+    known = prunus.evidence(model, [(torch.rand(2, 1, 3, 3), torch.zeros(2))], criterion="synflow")
+    choice = {"criterion": "synflow", "evidence": known}
+    for scope in ("global", "layer", "uniform", "erk", "row"):
+        prunus.make_masks(model, 0.5, scope=scope, **choice)
+    with pytest.raises(ValueError, match="criterion='synflow' goes in 100 cuts, and scope='2:4' allows one"):
+        prunus.make_masks(model, 0.5, scope="2:4", exclude="0", **choice)
+    pruning = prunus.prune(model, 0.1, **choice)
+    deeper = pruning.deepen(0.97)
+    assert all(mask.any() for mask in deeper.values())
+    assert deeper.pruned == int(0.97 * deeper.total)
+    by_name = prunus.make_masks(model, {"2": 0.9, "*": 0.5}, **choice)
+    assert by_name.counts["2.weight"][0] == int(0.9 * 4608)
+
+
+def test_all_names_of_a_tied_weight_count() -> None:
+    embed, out = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+    out.weight = embed.weight
+    model = nn.ModuleDict({"embed": embed, "out": out})
+    assert prunus.make_masks(model, {"out": 0.5}, layers="all").pruned == 18
+    with pytest.raises(ValueError, match="nothing to prune"):
+        prunus.make_masks(nn.Sequential(nn.Conv2d(4, 0, 3)), 0.5)

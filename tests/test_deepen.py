@@ -37,7 +37,7 @@ def parameters(model: nn.Module, masks: prunus.Masks) -> list[Tensor]:
     granularity=st.sampled_from(["weight", "kernel", "filter"]),
     levels=st.sampled_from([2, 1000]),
 )
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_candidates_are_those_of_before_and_the_lowest_of_the_others(
     streamed: bool, steps: list[float], scope: str, passes: str, granularity: str, levels: int
 ) -> None:

@@ -139,27 +139,56 @@ def test_both_matrices_of_an_attention_layer_count_in_one_pass(passes: str, batc
 
 
 @pytest.mark.parametrize("passes", ["backward", "forward"])
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_a_recurrent_layer_in_one_pass(kind: type[nn.RNNBase], passes: str) -> None:
+def test_a_recurrent_layer_in_one_pass(kind: type[nn.RNNBase], packed: bool, passes: str) -> None:
+    """The gradients of inputs and first state are those of a layer with both masks, or with neither."""
     torch.manual_seed(0)
     layer, x = kind(4, 5, num_layers=2), torch.randn(6, 2, 4, requires_grad=True)
+    state = [torch.randn(2, 2, 5, requires_grad=True) for _ in range(1 + (kind is nn.LSTM))]
     dense = copy.deepcopy(layer)
     pruning = prunus.prune(layer, 0.5, layers="all", passes=passes)
     masked = copy.deepcopy(dense)
     for name, mask in pruning.masks.items():
         masked.get_parameter(name).data.mul_(mask)
     forward, backward = (dense, masked) if passes == "backward" else (masked, dense)
-    output, state = layer(x)
-    assert torch.equal(output, forward(x)[0])
-    last = state[1] if kind is nn.LSTM else state
-    wanted = backward(x)[1]
-    for found, expected in ((output.sum() + last.square().sum(), None),):
-        [gradient] = torch.autograd.grad(found, x)
-        assert expected is None
-        cell = wanted[1] if kind is nn.LSTM else wanted
-        value = forward(x)[1][1] if kind is nn.LSTM else forward(x)[1]
-        by_hand = backward(x)[0].sum() + (2 * value.detach() * cell).sum()
-        torch.testing.assert_close(gradient, torch.autograd.grad(by_hand, x)[0])
+
+    def run(module: nn.Module) -> tuple[Tensor, ...]:
+        given = nn.utils.rnn.pack_padded_sequence(x, [6, 3]) if packed else x
+        output, last = module(given, tuple(state) if kind is nn.LSTM else state[0])
+        output = nn.utils.rnn.pad_packed_sequence(output)[0] if packed else output
+        return (output, *(last if kind is nn.LSTM else [last]))
+
+    found, wanted = run(layer), run(forward)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    seeds = [torch.randn_like(value) for value in found]
+    gradients = torch.autograd.grad(found, [x, *state], seeds)
+    expected = torch.autograd.grad(run(backward), [x, *state], seeds)
+    for gradient, value in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, value)
+    only_state = torch.autograd.grad(
+        layer(x.detach(), tuple(state) if kind is nn.LSTM else state[0])[0].sum(), state
+    )
+    assert all(gradient.any() for gradient in only_state)
+
+
+@pytest.mark.parametrize("passes", ["backward", "forward"])
+@pytest.mark.parametrize("include", ["bias", ["weight", "bias"]])
+@pytest.mark.parametrize("layer", [nn.Linear(3, 4), nn.Conv2d(3, 4, 1)])
+def test_a_bias_in_one_pass(layer: nn.Module, include: str | list[str], passes: str) -> None:
+    dense, x = copy.deepcopy(layer), torch.randn(2, 3, 3, 3, requires_grad=True)
+    layer = copy.deepcopy(layer)
+    pruning = prunus.prune(layer, 0.5, include=include, layers="all", passes=passes)
+    masked = copy.deepcopy(dense)
+    for name, mask in pruning.masks.items():
+        masked.get_parameter(name).data.mul_(mask)
+    forward, backward = (dense, masked) if passes == "backward" else (masked, dense)
+    output = layer(x)
+    assert torch.equal(output, forward(x))
+    seed = torch.randn_like(output)
+    torch.testing.assert_close(
+        torch.autograd.grad(output, x, seed), torch.autograd.grad(backward(x), x, seed)
+    )
 
 
 def test_a_recurrent_layer_is_saved_loaded_exchanged_and_called_functionally() -> None:
@@ -193,3 +222,60 @@ def test_biases_go_with_their_filters_where_both_are_named() -> None:
     model = nn.Conv2d(3, 8, 3)
     masks = prunus.make_masks(model, 0.5, include=["weight", "bias"], granularity="filter")
     assert {name: pruned for name, (pruned, _) in masks.counts.items()} == {"weight": 108, "bias": 4}
+
+
+def test_a_weight_under_two_names_is_refused() -> None:
+    first, second = nn.LSTM(3, 3), nn.LSTM(3, 3)
+    second.weight_hh_l0 = first.weight_ih_l0
+    model = nn.ModuleList([first, second])
+    masks = prunus.make_masks(first, 0.5, layers="all")
+    with pytest.raises(ValueError, match=r"0.weight_ih_l0 is tied to 1.weight_hh_l0, under another name"):
+        prunus.prune(model, 0.5, layers="all")
+    named = prunus.Masks({f"0.{name}": mask for name, mask in masks.items()})
+    with pytest.raises(ValueError, match=r"0.weight_ih_l0 is tied to 1.weight_hh_l0, under another name"):
+        prunus.apply_masks(model, named)
+    assert not prunus.masks_of(model)
+    prunus.prune(model, 0.5, layers="all", exclude=["0.weight_ih_l0"])
+
+
+def test_what_is_no_weight_is_left_alone() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm((4, 4)), nn.Bilinear(3, 5, 7))
+    assert list(prunus.make_masks(model, 0.5, layers="all")) == ["0.weight", "2.weight"]
+    assert list(prunus.make_masks(model, 0.5, layers=nn.LayerNorm, criterion="random")) == ["1.weight"]
+    normed = nn.utils.parametrizations.weight_norm(nn.LSTM(3, 4), "weight_hh_l0")
+    with pytest.raises(ValueError, match="weight_hh_l0 is not a parameter of its"):
+        prunus.make_masks(normed, 0.5, layers="all")
+
+
+def test_filters_of_biases_bilinear_maps_and_bags() -> None:
+    def filters(layer: nn.Module, **choice: str) -> int:
+        [partition] = prunus.rank(layer, granularity="filter", layers="all", **choice).partitions.values()
+        return partition.count
+
+    assert filters(nn.ConvTranspose2d(3, 8, 3), include="bias") == 8
+    assert filters(conv1d(), include="bias") == 5
+    assert filters(nn.Bilinear(3, 5, 7)) == 7
+    assert filters(nn.EmbeddingBag(10, 4)) == filters(nn.Embedding(10, 4)) == 4
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_evidence_of_an_attention_network_and_of_an_embedding(sparse: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(9, 4, padding_idx=0, sparse=sparse)
+            self.attend = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+            self.out = nn.Linear(4, 3)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.out(self.attend(self.embed(tokens)).mean(1))
+
+    model, tokens = Net(), torch.tensor([[0, 1, 1], [2, 0, 3]])
+    data = [(tokens, torch.tensor([0, 2]))]
+    known = prunus.evidence(model, data)
+    prunus.make_masks(model, 0.5, criterion="taylor", layers="all", evidence=known)
+    prunus.make_masks(model, 0.5, criterion="wanda", layers="all", include="embed", evidence=known)
+    with pytest.raises(ValueError, match="in_proj_weight has no inputs"):
+        prunus.make_masks(model, 0.5, criterion="wanda", layers="all", evidence=known)
+    nn.functional.cross_entropy(model(tokens), data[0][1]).backward()
+    prunus.make_masks(model, 0.5, criterion="gradient", layers="all")

@@ -210,8 +210,9 @@ def test_inputs_that_cannot_be_known_are_refused() -> None:
     unused = small_net()
     unused.extra = nn.Conv2d(3, 3, 1)
     unused.forward = lambda x: unused[:8](x)
-    with pytest.raises(ValueError, match=r"extra\.weight: its layer was not called"):
-        prunus.evidence(unused, [x], criterion="by_inputs")
+    known = prunus.evidence(unused, [x], criterion="by_inputs")
+    with pytest.raises(ValueError, match=r"extra\.weight has no inputs, which this criterion needs"):
+        prunus.rank(unused, criterion="by_inputs", evidence=known)
     assert not any(module._forward_pre_hooks for module in unused.modules())
 
 

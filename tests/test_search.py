@@ -75,7 +75,7 @@ def curve(losses: list[float], name: str, size: int) -> list[Probe]:
     slopes=st.lists(st.lists(st.floats(0, 5), min_size=4, max_size=4).map(sorted), min_size=2, max_size=3),
     quarters=st.integers(0, 12),
 )
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_convex_losses_are_allotted_as_by_trying_all(slopes: list[list[float]], quarters: int) -> None:
     """Where a budget is a whole number of quarters of equal layers, no other choice costs less."""
     losses = [list(itertools.accumulate(rises)) for rises in slopes]
@@ -200,3 +200,34 @@ def test_find_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["find", "-a", "digits:plain", "--per-layer", "--tolerance", "0.2"]) == 0
     assert main(["find", "--p-prune", "0.5"]) == 2
     assert "p_prune has no meaning here" in capsys.readouterr().err
+
+
+def test_groups_and_numbers_that_make_no_sense_are_refused() -> None:
+    model = digits.load_network("plain")
+    wrong = [
+        ({"groups": "03"}, TypeError, r"groups must be several name patterns, got '03': give \['03'\]"),
+        ({"groups": []}, ValueError, "groups is empty"),
+        ({"p_prune": []}, ValueError, "p_prune is empty"),
+        ({"groups": ["*", "0"]}, ValueError, r"groups '\*' and '0' both match 0.weight"),
+    ]
+    for choice, error, message in wrong:
+        with pytest.raises(error, match=message):
+            prunus.sensitivity(model, data(), **choice)
+    assert len(prunus.sensitivity(model, data(), p_prune=0.5).probes) == 3
+    with pytest.raises(TypeError, match=r"by must come from prunus\.sensitivity, got 0\.5"):
+        prunus.find(model, data(), 90, by=0.5)  # type: ignore[arg-type]
+    found = prunus.find(model, data(), 90, tolerance=1e-300)  # as near as numbers come
+    assert found.result.top1 >= 90
+
+
+def test_names_that_look_like_patterns() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.ModuleDict({"a[0]": torch.nn.Conv2d(1, 4, 3)})["a[0]"], torch.nn.Flatten()
+    )
+    model.add_module("b*", torch.nn.Identity())
+    named = torch.nn.Sequential()
+    named.add_module("a[0]", torch.nn.Conv2d(1, 10, 3))
+    named.add_module("flat", torch.nn.Flatten())
+    loader = [(torch.rand(4, 1, 3, 3), torch.arange(4))]
+    found = prunus.sensitivity(named, loader, p_prune=0.5)
+    assert prunus.make_masks(named, found.allot(0.25)).pruned == int(0.25 * 90)

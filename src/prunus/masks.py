@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from prunus.files import whole_file
-from prunus.weights import depth_outside, layer_weights, weight_names
+from prunus.weights import chosen_names, depth_outside, layer_weights
 
 
 class Masks(Mapping[str, Tensor]):
@@ -125,7 +125,7 @@ class Masks(Mapping[str, Tensor]):
         weights = {
             name: weight.parameter.detach()
             for name, weight in layer_weights(model).items()
-            if any(weight.attribute in weight_names(owner) for owner in weight.owners)
+            if any(weight.attribute in chosen_names(owner, (nn.Module,)) for owner in weight.owners)
         }
         kept = {name: values != 0 for name, values in weights.items() if values.dim() > 1}
         masks = {name: mask for name, mask in kept.items() if not mask.all()}

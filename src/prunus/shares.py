@@ -95,7 +95,7 @@ class Shares:
 
 def _percent(part: int, whole: int) -> str:
     """Rounded, but for what would round to nothing or to all."""
-    rounded = f"{part / whole:.1%}"
+    rounded = f"{part / max(1, whole):.1%}"
     if rounded == "0.0%":
         return "less than 0.1%" if part else "0%"
     return "more than 99.9%" if rounded == "100.0%" and part < whole else rounded

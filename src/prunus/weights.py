@@ -42,6 +42,7 @@ PLAIN: Types = (
     nn.ConvTranspose3d,
     nn.Linear,
 )
+SCALES: Types = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -71,6 +72,8 @@ def weight_names(module: nn.Module) -> list[str]:
     """
     if isinstance(module, (*PLAIN, nn.Embedding, *conv1d())):
         return ["weight"]  # which, if it is no parameter, is computed
+    if isinstance(module, nn.RNNBase):
+        return [name for name in module._flat_weights_names if name.startswith("weight")]
     if isinstance(module, ParametrizationList):  # that which computes
         return []
     return [name for name, p in module._parameters.items() if p is not None and _is_weight(name, p)]
@@ -85,15 +88,17 @@ def chosen_names(module: nn.Module, types: Types) -> list[str]:
     """Which of a module's parameters layers of these types take: of nn.Module, no vectors."""
     if isinstance(module, tuple(kind for kind in types if kind is not nn.Module)):
         return weight_names(module) or ["weight"]
-    own = module._parameters if nn.Module in types else {}
+    own = module._parameters if nn.Module in types and not isinstance(module, SCALES) else {}
     large = [name for name, parameter in own.items() if parameter is not None and parameter.dim() > 1]
-    computed = [name for name in weight_names(module) if nn.Module in types and own.get(name) is None]
+    computed = [name for name in weight_names(module) if own and own.get(name) is None]
     return [name for name in weight_names(module) if name in large or name in computed]
 
 
 def inputs_first(layer: nn.Module) -> bool:
     """Whether the first axis of the weight is that of the inputs: an embedding has a row for each token."""
-    return bool(getattr(layer, "transposed", False)) or isinstance(layer, (nn.Embedding, *conv1d()))
+    return bool(getattr(layer, "transposed", False)) or isinstance(
+        layer, (nn.Embedding, nn.EmbeddingBag, *conv1d())
+    )
 
 
 class State(Protocol):
@@ -120,12 +125,14 @@ class WeightTensor:
         parameter: itself.
         owners: the modules.
         attribute: its name in each of them.
+        elsewhere: names of it in other modules, in which it is called otherwise.
     """
 
     name: str
     parameter: nn.Parameter
     owners: tuple[nn.Module, ...]
     attribute: str = "weight"
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def values(self) -> Tensor:
@@ -177,10 +184,12 @@ def find_weights(
     parameters = {name: slots[name][0].get_parameter(slots[name][1]) for name in names}
     chosen = {id(parameters[name]): slots[name] for name in reversed(names)}  # the first of tied layers
     weights = {
-        name: _first(weight, *chosen[id(weight.parameter)])
+        name: _first(weight, chosen[id(weight.parameter)][0])
         for name, weight in known.items()
         if id(weight.parameter) in chosen
     }
+    for weight in weights.values():
+        check_one_name(weight)
     _check_memory(weights.values())
     return weights
 
@@ -221,6 +230,8 @@ def layer_weights(model: nn.Module) -> dict[str, WeightTensor]:
             known = found.setdefault(first, WeightTensor(first, parameter, (), attribute))
             if known.attribute == attribute:
                 found[first] = replace(known, owners=(*known.owners, module))
+            elif module not in known.owners:
+                found[first] = replace(known, elsewhere=(*known.elsewhere, _join(path, attribute)))
     return found
 
 
@@ -244,10 +255,8 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _first(weight: WeightTensor, layer: nn.Module, attribute: str) -> WeightTensor:
+def _first(weight: WeightTensor, layer: nn.Module) -> WeightTensor:
     """The same, that layer before its other owners: it says what a piece is."""
-    if attribute != weight.attribute:  # tied to one of another name
-        return replace(weight, owners=(layer,), attribute=attribute)
     return replace(weight, owners=(layer, *(owner for owner in weight.owners if owner is not layer)))
 
 
@@ -277,7 +286,7 @@ def _match(
     names: Iterable[str], model: nn.Module, include: Patterns | None, exclude: Patterns | None
 ) -> list[str]:
     """The names that the patterns leave; every pattern must match something in the model."""
-    aliases = _aliases(model)
+    aliases = aliases_of(model)
     parts = {*aliases, *(path for path, _ in model.named_modules())}
     patterns = {"include": _patterns(include), "exclude": _patterns(exclude)}
     for argument, given in patterns.items():
@@ -301,7 +310,7 @@ def _match(
     return left
 
 
-def _aliases(model: nn.Module) -> dict[str, list[str]]:
+def aliases_of(model: nn.Module) -> dict[str, list[str]]:
     """By each name of a parameter all of its names: a tied one has several."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -339,6 +348,15 @@ def _check_weight(name: str, layer: nn.Module, attribute: str) -> None:
     check_dtype(name, parameter)
     if parameter.is_meta:
         raise ValueError(f"{name} is on the meta device and has no values to rank")
+
+
+def check_one_name(weight: WeightTensor) -> None:
+    """Raise a ValueError where a weight is tied to one that its layer calls otherwise."""
+    if weight.elsewhere:
+        raise ValueError(
+            f"{weight.name} is tied to {weight.elsewhere[0]}, under another name in its layer, where no mask "
+            "would act: untie them, or exclude it"
+        )
 
 
 def check_dtype(name: str, parameter: Tensor) -> None:

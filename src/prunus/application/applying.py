@@ -13,7 +13,7 @@ from prunus.application.bits import keep_only
 from prunus.application.passes import PASSES
 from prunus.application.state import PrunedWeight, pruned_weights, shown
 from prunus.application.together import Together, pruned_elsewhere
-from prunus.weights import WeightTensor, check_dtype, layer_weights
+from prunus.weights import WeightTensor, check_dtype, check_one_name, layer_weights
 
 
 def prune_by(model: nn.Module, masks: Mapping[str, Tensor], passes: str) -> Together:
@@ -108,6 +108,7 @@ def _check_one_mask(model: nn.Module, weights: Sequence[WeightTensor]) -> None:
 
 
 def _check_writable(weight: WeightTensor) -> None:
+    check_one_name(weight)
     check_dtype(weight.name, weight.parameter)
     if weight.parameter.is_inference():
         raise ValueError(f"{weight.name} was made in inference mode and cannot be pruned: make it outside")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.checkpoint import get_device_states, set_device_states
 
@@ -82,9 +83,10 @@ def detour(
     """
     [(layer, weight, stand_in), *more] = others
     _refuse_forward_mode(layer, args)
-    if not torch.is_grad_enabled() or not any(_wants_gradient(value) for value in (*args, *kwargs.values())):
+    if not torch.is_grad_enabled() or not any(map(_wants_gradient, tree_leaves((args, kwargs)))):
         return None
-    formula = _formula(layer, args) if user is layer and not kwargs and not more else None
+    alone = user is layer and not kwargs and not more and weight is layer.weight
+    formula = _formula(layer, args) if alone else None
     if formula is not None:
         value = (output.detach(),)  # in a tuple, or the output would be a view, which must not be changed
         return _ByFormula.apply(formula, stand_in, value, args[0], weight, layer.bias)
@@ -104,7 +106,14 @@ def _refuse_forward_mode(layer: nn.Module, args: tuple[Any, ...]) -> None:
 
 
 def _wants_gradient(value: object) -> bool:
+    value = value.data if isinstance(value, PackedSequence) else value
     return isinstance(value, Tensor) and value.requires_grad
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, PackedSequence):
+        return value._replace(data=value.data.detach())
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _formula(layer: Any, args: tuple[Any, ...]) -> Formula | None:
@@ -200,18 +209,15 @@ def _by_running_again(
     def buffers() -> dict[Tensor, Tensor]:  # which a forward may write to
         return {buffer: buffer.clone() for buffer in user.buffers()}
 
-    detached = {id(v): v.detach() for v in (*args, *kwargs.values()) if isinstance(v, Tensor)}
+    given, named = _all_detached((args, kwargs))
     with began.again():
-        for_parameters = replicate(user, buffers(), _with_gradient).forward(
-            *(detached.get(id(value), value) for value in args),
-            **{name: detached.get(id(value), value) for name, value in kwargs.items()},
-        )
+        for_parameters = replicate(user, buffers(), _with_gradient).forward(*given, **named)
     weights: dict[Tensor, Tensor] = {parameter: parameter.detach() for parameter in user.parameters()}
     weights |= {weight: stand_in(weight.detach()) for _, weight, stand_in in others}
     with began.again():
         for_inputs = replicate(user, weights | buffers()).forward(*args, **kwargs)
     leaves, form = tree_flatten(output)
-    if not any(isinstance(leaf, Tensor) for leaf in leaves):
+    if not any(isinstance(leaf, (Tensor, PackedSequence)) for leaf in leaves):
         raise TypeError(
             f"{type(user).__name__} returned {type(output).__name__}: where the passes differ, "
             "a pruned layer must return tensors, or tuples of them"
@@ -220,7 +226,16 @@ def _by_running_again(
     return tree_unflatten([_reroute(*route) for route in routes], form)
 
 
+def _all_detached(tree: Any) -> Any:
+    """The same, tensors without history; one that is there twice stays one, which attention looks at."""
+    leaves, form = tree_flatten(tree)
+    detached = {id(leaf): _detached(leaf) for leaf in leaves}
+    return tree_unflatten([detached[id(leaf)] for leaf in leaves], form)
+
+
 def _reroute(value: Any, for_inputs: Any, for_parameters: Any) -> Any:
+    if isinstance(value, PackedSequence):
+        return value._replace(data=_reroute(value.data, for_inputs.data, for_parameters.data))
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return value
     return _Rerouted.apply((value.detach(),), for_inputs, for_parameters)

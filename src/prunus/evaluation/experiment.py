@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from glob import escape
 from itertools import groupby
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from prunus.evaluation.evaluate import evaluate
 from prunus.evaluation.find import Found, find
 from prunus.evaluation.rows import ProbeRow, SweepRow
-from prunus.evaluation.sensitivity import probe, sensitivity
+from prunus.evaluation.sensitivity import checked_groups, probe, sensitivity
 from prunus.evaluation.sweep import Point, Setting, measure, ranked
 from prunus.inputs.images import Batch, Images, Source, open_images
 from prunus.inputs.networks import Network
@@ -116,7 +117,10 @@ class Probing(Measurement):
     @cached_property
     def _groups(self) -> dict[str, Sequence[str]]:
         """Of each network."""
-        return {n.name: self.groups or list(find_weights(n.model, **self.which)) for n in self.networks}
+        return {
+            n.name: self.groups or [escape(name) for name in find_weights(n.model, **self.which)]
+            for n in self.networks
+        }
 
     def items(self) -> Sequence[GroupItem]:
         """The unpruned network and all probes, network by network."""
@@ -143,6 +147,7 @@ class Probing(Measurement):
             for _, alike in groupby(of_network, lambda item: item[2].ranked_by):
                 batch = [(group, setting) for _, group, setting in alike]
                 ranking, generator = ranked(model, batch[0][1], known, self.which)
+                checked_groups(ranking, self.groups)
                 for group, setting in batch:
                     if not group:
                         clean = Point(setting, evaluate(model, watched, self.amp), {})

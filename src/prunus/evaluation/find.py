@@ -75,7 +75,7 @@ def find(
         loader: (images, labels) batches, or others that `evaluate` takes; read once for every ratio tried.
         at_least: top-1 accuracy in percent that must be left, as `Result.top1`, or value of the metric.
         by: allot each ratio among the layers by what `prunus.sensitivity` found, of other images than these.
-        tolerance: how near to the largest ratio it must come; ⌈log2(1 / tolerance)⌉ ratios are measured.
+        tolerance: how near to the largest ratio it must come; about log2(1 / tolerance) ratios are measured.
         amp, metric: see `prunus.evaluate`.
         **choice: keyword arguments of `prunus.rank`.
 
@@ -93,6 +93,8 @@ def find(
     """
     if isinstance(loader, Iterator):
         raise TypeError("loader is an iterator, which can be read once only: give a DataLoader or a list")
+    if not isinstance(by, Sensitivity | None):
+        raise TypeError(f"by must come from prunus.sensitivity, got {by!r}")
     wanted, tolerance = check_number("at_least", at_least), check_fraction("tolerance", tolerance)
     if not tolerance:
         raise ValueError("tolerance must be above 0, got 0")
@@ -106,6 +108,8 @@ def find(
     low, high = 0.0, by.most if by else 1.0
     while high - low > tolerance:
         middle = (low + high) / 2
+        if not low < middle < high:  # as near as numbers come
+            break
         amount = by.allot(middle) if by else middle
         masks = _masks(ranking, amount)
         with unpruned(model):

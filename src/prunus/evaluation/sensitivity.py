@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from glob import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +161,27 @@ def probe(
         yield Probe(group, p_prune, pruned, weights, _share(ranking, candidates), result)
 
 
+def checked_groups(ranking: Ranking, groups: Sequence[str] | None) -> list[str]:
+    """These name patterns, or one for each weight.
+
+    Raises:
+        TypeError: one pattern in place of several.
+        ValueError: there is none, one matches nothing, or two match the same weight.
+    """
+    if groups is None:
+        return [escape(name) for name in ranking.partitions]  # which may hold brackets
+    if isinstance(groups, str):
+        raise TypeError(f"groups must be several name patterns, got {groups!r}: give [{groups!r}]")
+    if not groups:
+        raise ValueError("groups is empty: expected one name pattern at least")
+    first: dict[str, str] = {}
+    for group in groups:
+        for name in ranking.matching(group):
+            if first.setdefault(name, group) != group:
+                raise ValueError(f"groups {first[name]!r} and {group!r} both match {name}")
+    return list(groups)
+
+
 def _share(ranking: Ranking, candidates: Candidates) -> float:
     """The part of all scores that candidates have."""
     scores = {name: source.every(0, 1).double() for name, source in ranking.scores.items()}
@@ -173,7 +195,7 @@ def sensitivity(
     model: nn.Module,
     loader: Iterable[Any],
     *,
-    p_prune: Sequence[float] = RATIOS,
+    p_prune: Sequence[float] | float = RATIOS,
     groups: Sequence[str] | None = None,
     amp: torch.dtype | None = None,
     metric: Metric | None = None,
@@ -184,9 +206,9 @@ def sensitivity(
     Args:
         model: from images to logits; of a pruned one, the original weights are pruned.
         loader: (images, labels) batches, or others that `evaluate` takes; read once for every probe.
-        p_prune: fractions in [0, 1].
+        p_prune: one fraction in [0, 1] or several.
         groups: name patterns, of each of which the weights that it matches are pruned together, such as
-            "layer1.*"; default every weight by itself.
+            "layer1.*", and no two the same weight; default every weight by itself.
         amp, metric: see `prunus.evaluate`.
         **choice: keyword arguments of `prunus.rank`.
 
@@ -207,12 +229,13 @@ def sensitivity(
     """
     if isinstance(loader, Iterator):
         raise TypeError("loader is an iterator, which can be read once only: give a DataLoader or a list")
-    ratios = [check_fraction("p_prune", p) for p in p_prune]
+    several = p_prune if isinstance(p_prune, Iterable) else [p_prune]
+    ratios = [check_fraction("p_prune", p) for p in several]
+    if not ratios:
+        raise ValueError("p_prune is empty: expected one fraction at least")
     generator = choice.get("generator") or torch.Generator().manual_seed(0)
     ranking = rank(model, **choice)
-    names = list(ranking.partitions) if groups is None else list(groups)
-    for group in names:
-        ranking.matching(group)
+    names = checked_groups(ranking, groups)
     with unpruned(model):
         clean = evaluate(model, loader, amp, metric=metric)
     items = [(group, p) for group in names for p in ratios]

@@ -79,7 +79,7 @@ def _mean(
 def of_grads(weights: Iterable[WeightTensor]) -> Evidence:
     """What `loss.backward()` or `fill_gradients` left in the parameters' `.grad`."""
     return Evidence(
-        {gradients: {w.name: w.parameter.grad for w in weights if w.parameter.grad is not None}},
+        {gradients: {w.name: w.parameter.grad.to_dense() for w in weights if w.parameter.grad is not None}},
         hint="its .grad is None; call prunus.fill_gradients(model, batches) or loss.backward() first, or "
         "give evidence=prunus.evidence(model, batches)",
     )

@@ -84,11 +84,11 @@ class Partition:
         """The partition of a parameter of this layer."""
         weight = layer.get_parameter(attribute)
         groups, shape = int(getattr(layer, "groups", 1)), tuple(weight.shape)
-        if len(shape) == 3 and not hasattr(layer, "kernel_size"):  # a matrix of each expert
+        if len(shape) == 3 and attribute != "weight":  # a matrix of each expert
             groups, shape = shape[0], (shape[0] * shape[1], shape[2])
         first, second, *kernel = (*shape, 1, 1)[: max(2, len(shape))]
         groups = groups if first % groups == 0 and len(shape) > 1 else 1
-        transposed = inputs_first(layer)
+        transposed = inputs_first(layer) and len(shape) > 1
         outputs, inputs = granularity.tile
         return cls(
             shape=weight.shape,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from prunus.weights import (
     Patterns,
     WeightTensor,
     Which,
+    aliases_of,
     depth_outside,
     find_weights,
     matches,
@@ -67,6 +68,7 @@ class Ranking:
     own_scope: bool = False  # a function of the user's, which is checked
     rounds: int = 1  # in how many cuts a fraction is reached
     rescore: Callable[[Mapping[str, Tensor]], Sequence[Scored]] | None = None  # between two of them
+    aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)  # all names of tied weights
 
     def __repr__(self) -> str:
         pieces = sum(tensor.partition.count for tensor in self.tensors)
@@ -99,8 +101,11 @@ class Ranking:
         Raises:
             ValueError: the scope spares some of those: they are more than were asked for.
         """
-        nested = replace(self, tensors=first(self.tensors, before.kept))
-        [kept] = nested._cuts([check_amount("p_prune", amount)])
+        amount = check_amount("p_prune", amount)
+        return self._in_rounds(amount, before) if self.rounds > 1 else self._deeper(amount, before)
+
+    def _deeper(self, amount: Amount, before: Candidates) -> Candidates:
+        [kept] = replace(self, tensors=first(self.tensors, before.kept))._cuts([amount])
         candidates = self._candidates(kept)
         for name, flags in candidates.kept.items():
             spared = int((flags & ~before.kept[name].to(flags.device)).count_nonzero())
@@ -122,17 +127,30 @@ class Ranking:
     def _candidates(self, kept: Kept) -> Candidates:
         return Candidates(dict(kept), self.partitions, self.devices)
 
-    def _in_rounds(self, amount: Amount) -> Candidates:
-        """The same in many cuts, between which what is left is scored anew."""
-        ranking = self
-        [kept] = self._cuts([_part(amount, 1 / self.rounds)])
-        candidates = self._candidates(kept)
-        for number in range(2, self.rounds + 1):
-            assert self.rescore is not None
-            ranking = replace(self, tensors=self.rescore(candidates.draw()))
-            part = amount if number == self.rounds else _part(amount, number / self.rounds)
-            candidates = ranking.deeper(part, candidates)
+    def _in_rounds(self, amount: Amount, before: Candidates | None = None) -> Candidates:
+        """The same in many cuts, before each of which what is left is scored anew."""
+        assert self.rescore is not None
+        candidates = before or self._candidates(next(self._cuts([0.0])))
+        start = self._fallen(amount, candidates)
+        if start == amount or _exceeds(start, amount):
+            return self._deeper(amount, candidates)  # which refuses less than before
+        for number in range(1, self.rounds + 1):
+            again = number > 1 or before is not None
+            ranking = replace(self, tensors=self.rescore(candidates.draw())) if again else self
+            part = amount if number == self.rounds else _part(start, amount, number / self.rounds)
+            candidates = ranking._deeper(part, candidates)
         return candidates
+
+    def _fallen(self, amount: Amount, candidates: Candidates) -> Amount:
+        """The fraction that are candidates, where these amounts hold."""
+
+        def share(names: Sequence[str]) -> float:
+            flags = [candidates.kept[name] for name in names]
+            return sum(int((~kept).sum()) for kept in flags) / max(1, sum(map(len, flags)))
+
+        if not isinstance(amount, Mapping):
+            return share(list(candidates.kept))
+        return {pattern: share(names) for pattern, names in self._taken(amount).items()}
 
     def _cuts(self, amounts: Sequence[Amount]) -> Iterator[Kept]:
         """What is kept of every tensor, for each amount."""
@@ -145,26 +163,41 @@ class Ranking:
         )
 
     def matching(self, pattern: str) -> list[str]:
-        """The names of the weights that a pattern is for.
+        """The names of the weights that a pattern is for, by any of their names.
 
         Raises:
             ValueError: there are none.
         """
-        found = [tensor.name for tensor in self.tensors if matches(tensor.name, pattern)]
+        names = [tensor.name for tensor in self.tensors]
+        found = [
+            name for name in names if any(matches(one, pattern) for one in self.aliases.get(name, [name]))
+        ]
         if not found:
-            names = ", ".join(tensor.name for tensor in self.tensors[:3]) or "none is left"
-            raise ValueError(f"{pattern!r} matches no weight; names are like {names}")
+            known = ", ".join(names[:3]) or "none is left"
+            raise ValueError(f"{pattern!r} matches no weight; names are like {known}")
         return found
 
-    def _by_pattern(self, amount: Mapping[str, float]) -> Kept:
-        """The budget of a pattern holds over the tensors that it matches, and no earlier pattern has."""
-        left, kept = list(self.tensors), dict[str, Tensor]()
-        for pattern, fraction in amount.items():
-            names = set(replace(self, tensors=left).matching(pattern))
-            taken = [tensor for tensor in left if tensor.name in names]
+    def _taken(self, patterns: Iterable[str]) -> dict[str, list[str]]:
+        """The weights of each pattern: those that it matches, and no earlier pattern has.
+
+        Raises:
+            ValueError: a pattern is left without any.
+        """
+        left, taken = list(self.tensors), dict[str, list[str]]()
+        for pattern in patterns:
+            names = taken[pattern] = replace(self, tensors=left).matching(pattern)
             left = [tensor for tensor in left if tensor.name not in names]
-            kept |= dict(next(replace(self, tensors=taken)._cut([fraction])))
-        kept |= {t.name: torch.ones(len(t.scores), dtype=torch.bool, device=t.scores.device) for t in left}
+        return taken
+
+    def _by_pattern(self, amount: Mapping[str, float]) -> Kept:
+        """The budget of a pattern holds over the tensors that are its."""
+        kept: dict[str, Tensor] = {}
+        for pattern, names in self._taken(amount).items():
+            tensors = [tensor for tensor in self.tensors if tensor.name in names]
+            kept |= dict(next(replace(self, tensors=tensors)._cut([amount[pattern]])))
+        for t in self.tensors:
+            if t.name not in kept:
+                kept[t.name] = torch.ones(len(t.scores), dtype=torch.bool, device=t.scores.device)
         return ((tensor.name, kept[tensor.name]) for tensor in self.tensors)
 
     def _cut(self, fractions: Sequence[float]) -> Iterator[Kept]:
@@ -268,6 +301,9 @@ def rank(
     by, pool = chosen("criterion", criterion, CRITERIA), choose("norm", norm, NORMS)
     where = settle_scope(criterion, granularity, scope)
     cut, least = chosen("scope", where, SCOPES), check_whole("keep_at_least", keep_at_least)
+    rounds = (traits(by) or Traits()).rounds
+    if rounds > 1 and isinstance(where, str) and where not in list(SCOPES):
+        raise ValueError(f"criterion={criterion!r} goes in {rounds} cuts, and scope={where!r} allows one")
     weights = find_weights(model, layers, include, exclude)
     pieces = GRANULARITIES[granularity]
     partitions = {
@@ -293,8 +329,9 @@ def rank(
         ", ".join(map(str, names)),
         least,
         own_scope=callable(scope),
-        rounds=(traits(by) or Traits()).rounds,
+        rounds=rounds,
         rescore=rescore,
+        aliases=aliases_of(model),
     )
 
 
@@ -311,11 +348,21 @@ def settle_scope(criterion: str | Criterion, granularity: str, scope: str | Scop
     return where
 
 
-def _part(amount: Amount, share: float) -> Amount:
+def _part(start: Amount, amount: Amount, share: float) -> Amount:
     """What has fallen after this share of many steps, in each of which what is kept falls by one factor."""
-    if isinstance(amount, Mapping):
-        return {name: 1 - math.pow(1 - p, share) for name, p in amount.items()}
-    return 1 - math.pow(1 - amount, share)
+    if isinstance(start, Mapping) and isinstance(amount, Mapping):
+        return {name: float(_part(start[name], amount[name], share)) for name in amount}  # type: ignore[arg-type]
+    assert not isinstance(start, Mapping)
+    assert not isinstance(amount, Mapping)
+    if start == 1:
+        return 1.0
+    return 1 - (1 - start) * math.pow((1 - amount) / (1 - start), share)
+
+
+def _exceeds(start: Amount, amount: Amount) -> bool:
+    if isinstance(start, Mapping) and isinstance(amount, Mapping):
+        return any(start[name] > amount[name] for name in amount)
+    return bool(start > amount)  # type: ignore[operator]
 
 
 def _warn_of_ragged(granularity: str, partitions: Mapping[str, Partition]) -> None:

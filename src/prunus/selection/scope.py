@@ -19,7 +19,7 @@ from torch import Tensor
 
 from prunus.checks import Named
 from prunus.selection.line import above, draw_lines, keep_highest
-from prunus.selection.scored import Kept, Scored, protected
+from prunus.selection.scored import Kept, Scored, fallen, protected
 
 Scope: TypeAlias = Callable[[Sequence[Scored], Sequence[float]], Iterator[Kept]]
 SCOPES: Named[Scope] = Named()  # by name, in the order of this file
@@ -69,11 +69,11 @@ def erdos_renyi_kernel(tensors: Sequence[Scored], fractions: Sequence[float]) ->
     sides = [[s for s in tensor.partition.shape if s] for tensor in tensors]
     raw = np.array([sum(side) / math.prod(side) for side in sides])
 
-    def fallen(p: float) -> list[int]:
+    def of_all(p: float) -> list[int]:
         count = int(p * sizes.sum())
         return _apportion(tensors, sizes * (1 - _densities(sizes, raw, sizes.sum() - count)), count)
 
-    return by_counts(tensors, [fallen(p) for p in fractions])
+    return by_counts(tensors, [of_all(p) for p in fractions])
 
 
 @scope("row")
@@ -131,9 +131,9 @@ SCOPES.forms["n:m"] = re.compile(r"(\d+):(\d+)"), n_of_m
 def by_counts(tensors: Sequence[Scored], counts: Sequence[Sequence[int]]) -> Iterator[Kept]:
     """For every list of counts, one a tensor, all pieces of each tensor but so many of its lowest."""
     layers = []
-    for tensor, fallen in zip(tensors, zip(*counts, strict=True), strict=True):
+    for tensor, lowest in zip(tensors, zip(*counts, strict=True), strict=True):
         scores = {tensor.name: tensor.scores}
-        layers.append([above(scores, line) for line in draw_lines(scores, fallen)])
+        layers.append([above(scores, line) for line in draw_lines(scores, lowest)])
     return (itertools.chain(*parts) for parts in zip(*layers, strict=True))
 
 
@@ -168,7 +168,7 @@ def _densities(sizes: np.ndarray, raw: np.ndarray, left: int) -> np.ndarray:
 def _apportion(tensors: Sequence[Scored], wanted: np.ndarray, total: int) -> list[int]:
     """Whole numbers near these that sum to `total`, where no tensor loses what is protected.
 
-    Largest remainders first, of equal ones the first tensors.
+    Largest remainders first, of equal ones the first tensors; what has fallen before is a part of it.
     """
     limits = np.array([len(tensor.scores) - protected(tensor.scores) for tensor in tensors])
     if total > limits.sum():
@@ -176,9 +176,13 @@ def _apportion(tensors: Sequence[Scored], wanted: np.ndarray, total: int) -> lis
             f"p_prune asks for {total:,} pieces, but keep_at_least leaves {limits.sum():,}: lower one of the "
             "two"
         )
-    counts = np.minimum(np.floor(wanted).astype(int), limits)
-    while counts.sum() < total:
-        open_ = np.flatnonzero(counts < limits)
-        order = open_[np.argsort(-(wanted - counts)[open_], kind="stable")]
-        counts[order[: total - counts.sum()]] += 1
+    before = np.array([fallen(tensor.scores) for tensor in tensors])  # which stay so
+    counts = np.clip(np.floor(wanted).astype(int), before, limits)
+    while (missing := total - counts.sum()) != 0:
+        side = 1 if missing > 0 else -1
+        free = np.flatnonzero(counts < limits if missing > 0 else counts > before)
+        if not len(free):
+            break  # more had fallen than are asked for
+        order = free[np.argsort(-side * (wanted - counts)[free], kind="stable")]
+        counts[order[: abs(missing)]] += side
     return list(map(int, counts))

@@ -145,6 +145,13 @@ def protected(scores: Scores) -> int:
     return len(scores.places) if isinstance(scores, Moved) and scores.value > 0 else 0
 
 
+def fallen(scores: Scores) -> int:
+    """How many pieces every line reaches first."""
+    if not isinstance(scores, Moved):
+        return 0
+    return fallen(scores.scores) + (len(scores.places) if scores.value < 0 else 0)
+
+
 def _flat(tensor: Tensor, size: int) -> Iterator[Tensor]:
     """The entries in row-major order, up to `size` at a time; at other strides only some rows are copied."""
     if tensor.is_contiguous():
