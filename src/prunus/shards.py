@@ -25,9 +25,7 @@ def check_unsharded(model: nn.Module) -> None:
         for attribute, parameter in module._parameters.items():
             if is_flattened(parameter) and not attribute.startswith("_flat_param"):  # which is the flat one
                 raise refusal(head + attribute, kinds[0].__name__)
-        views = [
-            name for name, value in vars(module).items() if isinstance(value, Tensor) and "weight" in name
-        ]
+        views = [name for name, value in vars(module).items() if isinstance(value, Tensor) and _is_view(name)]
         if views:
             computed[id(module)] = head + views[0]
     # FSDP1 puts a view where the parameter was; so do others, and only FSDP knows which is its own.
@@ -35,6 +33,11 @@ def check_unsharded(model: nn.Module) -> None:
         for module in sharder.modules():
             if id(module) in computed:
                 raise refusal(computed[id(module)], type(sharder).__name__)
+
+
+def _is_view(name: str) -> bool:
+    """Whether a tensor of this name may stand for a weight, and is neither a mask nor a backup of ours."""
+    return "weight" in name and not name.endswith(("_mask", "_orig"))
 
 
 def is_flattened(parameter: Tensor | None) -> bool:
