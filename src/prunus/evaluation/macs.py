@@ -31,4 +31,4 @@ def macs(model: nn.Module, example: Tensor) -> dict[str, int]:
     for key, by_operation in counter.get_flop_counts().items():
         if key != "Global":
             found[key.partition(".")[2]] = sum(by_operation.values()) // 2  # two operations make one
-    return {path: count for path, count in found.items() if count}
+    return {path: count for path, count in sorted(found.items()) if count}
