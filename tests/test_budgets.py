@@ -240,10 +240,12 @@ def test_budgets_on_the_command_line(
 ) -> None:
     arguments = [command, "-a", "digits:residual", "--p-prune", "0.5", "--granularity", "weight"]
     arguments += ["--prune-type", "global"] if command == "eval" else []
-    arguments += ["-o", str(tmp_path / "results")] if command == "sweep" else []
-    assert main([*arguments, "--scope", "2:4", "--exclude", "0"]) in (0, 1)
-    told = capsys.readouterr()
-    assert "27,648" in told.out or "0.5" in told.out or "no multiple of 4" in told.err
+    arguments += ["-o", f"{tmp_path}/results"] if command == "sweep" else []
+    assert main([*arguments, "--scope", "2:4", "--exclude", "0"]) == 0
+    assert ("27,648" if command == "inspect" else "0.5000") in capsys.readouterr().out  # half of six layers
+    arguments = [one.replace("/results", "/others") for one in arguments]
+    assert main([*arguments, "--scope", "2:4"]) == 1
+    assert "the 1 inputs of 0.weight are no multiple of 4: exclude it" in capsys.readouterr().err
     assert main([*arguments, "--scope", "2:5:1"]) == 2
     assert "is not one of global, layer, uniform, erk, row, n:m" in capsys.readouterr().err
 

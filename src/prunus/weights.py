@@ -88,10 +88,10 @@ def chosen_names(module: nn.Module, types: Types) -> list[str]:
     """Which of a module's parameters layers of these types take: of nn.Module, no vectors."""
     if isinstance(module, tuple(kind for kind in types if kind is not nn.Module)):
         return weight_names(module) or ["weight"]
-    own = module._parameters if nn.Module in types and not isinstance(module, SCALES) else {}
-    large = [name for name, parameter in own.items() if parameter is not None and parameter.dim() > 1]
-    computed = [name for name in weight_names(module) if own and own.get(name) is None]
-    return [name for name in weight_names(module) if name in large or name in computed]
+    if nn.Module not in types or isinstance(module, SCALES):
+        return []
+    own = module._parameters
+    return [name for name in weight_names(module) if (p := own.get(name)) is None or p.dim() > 1]
 
 
 def inputs_first(layer: nn.Module) -> bool:

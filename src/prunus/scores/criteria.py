@@ -117,7 +117,7 @@ def random(pieces: Pieces) -> Tensor:
 
 @criterion()
 def lamp(pieces: Pieces) -> Tensor:
-    """w² over the sum of all w² of its layer that are no smaller (Lee et al. 2021, arXiv 2010.07611, eq. 4).
+    """w² over the sum of all w² of its layer that are no smaller (Lee et al. 2021, arXiv 2010.07611).
 
     So budgets of layers follow from one global line. Of larger pieces, w² is the sum of their squares.
     """
@@ -134,7 +134,7 @@ def lamp(pieces: Pieces) -> Tensor:
 def fpgm(pieces: Pieces) -> Tensor:
     """The distances to all other pieces of the layer, summed: filters near their geometric median go first.
 
-    He et al. 2019, arXiv 1811.00250, section 3.3. The pieces are vectors: filters, channels or blocks.
+    He et al. 2019, arXiv 1811.00250. The pieces are vectors: filters, channels or blocks.
     """
     if pieces.values.shape[1] == 1:
         raise ValueError(f"{pieces.name}: fpgm compares pieces of several weights: give granularity='filter'")
@@ -159,7 +159,7 @@ def taylor(pieces: Pieces) -> Tensor:
 
 @criterion(gradients)
 def snip(pieces: Pieces) -> Tensor:
-    """|Σ w·g|: how the loss changes with one factor of the whole piece (Lee et al. 2019, 1810.02340, eq. 4).
+    """|Σ w·g|: how the loss changes with one factor of the whole piece (Lee et al. 2019, arXiv 1810.02340).
 
     Of single weights it is "taylor"; their sum over the network, by which the paper divides, ranks nothing.
     """
@@ -168,7 +168,7 @@ def snip(pieces: Pieces) -> Tensor:
 
 @criterion(hessian_gradients, asked=True)
 def grasp(pieces: Pieces) -> Tensor:
-    """w·Hg: the gradient flow ‖g‖² that is lost without w (Wang, Zhang, Grosse 2020, 2002.07376, eq. 8).
+    """w·Hg: half the gradient flow ‖g‖² that is lost without w (Wang, Zhang, Grosse 2020, arXiv 2002.07376).
 
     The paper removes what has the highest −w·Hg; lowest goes first here, so that what harms flow least does.
     The scores have signs: those below zero hinder it.
@@ -178,13 +178,13 @@ def grasp(pieces: Pieces) -> Tensor:
 
 @criterion(squared_gradients, asked=True)
 def fisher(pieces: Pieces) -> Tensor:
-    """w²·E[g²]/2: second-order change of the loss without w (Theis et al. 2018, arXiv 1801.05787, eq. 8)."""
+    """w²·E[g²]/2: second-order change of the loss without w (Theis et al. 2018, arXiv 1801.05787)."""
     return _wide(pieces.values).square() * pieces.of(squared_gradients) / 2
 
 
 @criterion(flow, asked=True, rounds=100)
 def synflow(pieces: Pieces) -> Tensor:
-    """|w|·∂R/∂|w|: synaptic flow (Tanaka et al. 2020, arXiv 2006.05467, algorithm 1), without data.
+    """|w|·∂R/∂|w|: synaptic flow (Tanaka et al. 2020, arXiv 2006.05467), without data.
 
     The cuts are 100. In fewer cuts it empties whole layers, as every criterion that ranks globally may.
     """
@@ -193,7 +193,7 @@ def synflow(pieces: Pieces) -> Tensor:
 
 @criterion(inputs, scope="row")
 def wanda(pieces: Pieces) -> Tensor:
-    """|w|·‖x‖, of the inputs that w is multiplied with (Sun et al. 2023, arXiv 2306.11695, section 3).
+    """|w|·‖x‖, of the inputs that w is multiplied with (Sun et al. 2023, arXiv 2306.11695).
 
     The paper compares weights within an output, which is the scope unless another is given.
     """

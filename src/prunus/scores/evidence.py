@@ -24,7 +24,7 @@ ByName: TypeAlias = Mapping[str, Tensor]
 Need: TypeAlias = Callable[[nn.Module, Sequence[WeightTensor], Batches, Loss], ByName]
 
 
-class Renewed(Mapping[str, Tensor], ABC):
+class Renewed(dict[str, Tensor], ABC):
     """Evidence that can be found anew of a network that is pruned further."""
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ def flow(model: nn.Module, weights: Sequence[WeightTensor], batches: Batches, lo
     """The derivative by |w| of R, the sum of what the network gives for an input of ones.
 
     All its parameters and buffers are their magnitudes, in float64, and it is in eval mode (Tanaka, Kunin,
-    Yamins, Ganguli 2020, arXiv 2006.05467, equation 1 and appendix; as in the authors' program). Of the
+    Yamins, Ganguli 2020, arXiv 2006.05467; as in the authors' program). Of the
     batches, only the shape of one image is read, and the loss is not.
     """
     images = next(iter(moved(batches, weights[0].parameter.device)))[0][:1]
@@ -51,19 +51,10 @@ class Flow(Renewed):
         with torch.enable_grad():
             total = _output(functional_call(network, leaves, (ones,))).sum()
             found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-        self._found = {
-            name: torch.zeros_like(leaves[name]) if gradient is None else gradient
+        super().__init__(
+            (name, torch.zeros_like(leaves[name]) if gradient is None else gradient)
             for name, gradient in zip(leaves, found, strict=True)
-        }
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._found[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._found)
-
-    def __len__(self) -> int:
-        return len(self._found)
+        )
 
     def under(self, masks: ByName) -> Flow:
         """The same where weights are pruned by these masks."""
