@@ -184,6 +184,8 @@ def test_sensitivity_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
     assert "[36]" in capsys.readouterr().out
     assert main([*arguments, "--groups", "0", "-o", str(tmp_path / "out")]) == 1  # of other groups
     assert "groups" in capsys.readouterr().err
+    assert main([*arguments, "--p-bern", "0.5"]) == 2
+    assert "p_bern has no meaning here" in capsys.readouterr().err
 
 
 def test_find_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

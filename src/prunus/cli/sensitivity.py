@@ -18,13 +18,18 @@ from prunus.cli.values import Names
     help="Name patterns, each pruned as one, e.g. 'layer1.*,layer2.*'.  [default: every weight by itself]",
 )
 @measuring(DIGITS[-1], "0.1:0.9:0.2", "weight", "prunus-sensitivity", several=True)
-def sensitivity_command(measuring: Measuring, groups: Sequence[str] | None) -> None:
+@click.pass_context
+def sensitivity_command(
+    context: click.Context, /, measuring: Measuring, groups: Sequence[str] | None
+) -> None:
     """Accuracy as each layer is pruned alone: which layers can take it?
 
     \b
     prunus sensitivity
     prunus sensitivity --data IMAGENET -a resnet18 --granularity filter -o results
     """
+    if context.get_parameter_source("p_bern") is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("p_bern has no meaning here: all candidates of a group are pruned")
     from prunus.evaluation.experiment import Probing
     from prunus.results.heat import SENSITIVITY, ranked_table
 
