@@ -142,9 +142,9 @@ def global_prune(
     ranking = rank(model, **choice)
     masks = ranking.masks(p_prune, p_bern, choice.get("generator"))
     gone: dict[str, int] = {}
-    zero(model, ranking.partitions, _noting(masks if choice.get("generator") else of_first(masks), gone))
+    zero(model, ranking.layout.names, _noting(masks if choice.get("generator") else of_first(masks), gone))
     if p_prune != 1:
-        warn_of_emptied(gone, len(ranking.tensors))
+        warn_of_emptied(gone, len(ranking.layout.names))
     return model
 
 

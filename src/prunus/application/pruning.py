@@ -92,9 +92,10 @@ class Pruning:
         self._check_in_force()
         candidates = self._deeper(check_amount("p_prune", p_prune), self.candidates, evidence)
         drawn, masks = self._draw(candidates), {}
-        for name, mask in self.masks.items():
-            decided = candidates.partitions[name].expand(~self.candidates.kept[name]).to(mask.device)
-            masks[name] = mask & (drawn[name].to(mask.device) | decided)
+        decided = candidates.layout.masks((name, ~kept) for name, kept in self.candidates.kept.items())
+        for name, before in decided:
+            mask = self.masks[name]
+            masks[name] = mask & (drawn[name].to(mask.device) | before.to(mask.device))
         gone = emptied(masks.items())
         new = {name: count for name, count in gone.items() if name not in emptied(self.masks.items())}
         warn_of_emptied(new if p_prune != 1 else {}, len(masks))

@@ -20,6 +20,8 @@ from prunus.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from prunus.inputs.images import Source
     from prunus.inputs.networks import Network
     from prunus.masks import Masks
@@ -52,7 +54,9 @@ def inspect_command(
 
     source, told = images.source(calibration.calibration_images), []
     for network in networks.load(images):
-        rows = layer_rows(network.model, _masks(network, how, which.which(), source), _macs(network, source))
+        example = _example(network, source)
+        masks = _masks(network, how, which.which(), source, example)
+        rows = layer_rows(network.model, masks, _macs(network, example))
         told.append({"network": network.name, "layers": [asdict(row) for row in rows]})
         if not as_json:
             show(layer_table(network.name, rows))
@@ -60,21 +64,26 @@ def inspect_command(
         click.echo(json.dumps(told, indent=1))
 
 
-def _macs(network: Network, source: Source) -> dict[str, int]:
-    """Of one image as the network takes it; none, and why, where it takes no image."""
-    from prunus.evaluation.macs import macs
+def _example(network: Network, source: Source) -> Tensor:
+    """An image as the network takes it: of the built-in ones, or a synthetic one."""
     from prunus.inputs.images import first_image, read_dataset
 
     made = source if network.bundled else replace(source, data=None, dummy=True)
+    return first_image(read_dataset([network], made, network.transform))[None]
+
+
+def _macs(network: Network, example: Tensor) -> dict[str, int]:
+    """Of one image; none, and why, where the network does not take it."""
+    from prunus.evaluation.macs import macs
+
     try:
-        example = first_image(read_dataset([network], made, network.transform))
-        return macs(network.model, example[None])
+        return macs(network.model, example)
     except Exception as error:  # whatever a forward of the user's raises
         click.echo(f"{network.name}: MACs are not counted, as it does not run: {error!s:.200}", err=True)
         return {}
 
 
-def _masks(network: Network, how: HowToPrune, which: Which, source: Source) -> Masks:
+def _masks(network: Network, how: HowToPrune, which: Which, source: Source, example: Tensor) -> Masks:
     import torch
 
     from prunus.inputs.images import open_images
@@ -87,4 +96,6 @@ def _masks(network: Network, how: HowToPrune, which: Which, source: Source) -> M
     if needs_of([choice["criterion"]]):
         calibration = open_images(network, source, train=True)
         known = evidence(network.model, calibration, criterion=choice["criterion"], **which)
-    return make_masks(network.model, **choice, **which, evidence=known, generator=generator)
+    return make_masks(
+        network.model, **choice, **which, evidence=known, generator=generator, example_inputs=example
+    )

@@ -161,13 +161,21 @@ class HowToPrune:
         help="Pieces that every weight tensor keeps, its highest; others of the scope fall in their place.",
     )
 
+    coupled: bool = option(
+        "--coupled",
+        is_flag=True,
+        help="With --granularity filter: filters that hang together fall as one, and with them the biases, "
+        "scales and shifts of their channels.",
+    )
+
     def recorded(self, scopes: Sequence[str]) -> dict[str, Any]:
-        """As a results folder keeps it; without a floor, as folders do that are older than that option.
+        """As a results folder keeps it; without what is not used, as folders do that are older than that.
 
         Args:
             scopes: those that are meant.
         """
-        kept = {name: value for name, value in recorded(self).items() if name != "keep_at_least" or value}
+        later = ("keep_at_least", "coupled")
+        kept = {name: value for name, value in recorded(self).items() if name not in later or value}
         return {**kept, "scope": scopes}
 
 

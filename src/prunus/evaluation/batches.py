@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from prunus.selection.ranking import Choice
 
 LABELS = ("labels", "label")  # as Hugging Face names them in batches, and in data sets
 
@@ -56,6 +59,27 @@ def labelled(batch: Any, model: nn.Module, device: torch.device) -> Labelled:
         )
     inputs, targets = _moved(batch, device)
     return Labelled((inputs,), {}, targets)
+
+
+def example_of(loader: Iterable[Any], model: nn.Module) -> Any:
+    """What the model is called with for the first example of a loader: arguments, or keywords.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for batch in loader:
+        found = labelled(batch, model, torch.device("cpu"))
+        return tree_map(
+            lambda leaf: leaf[:1] if isinstance(leaf, Tensor) else leaf, found.kwargs or found.args
+        )
+    raise ValueError("loader is empty: expected a batch at least")
+
+
+def with_example(choice: Choice, loader: Iterable[Any], model: nn.Module) -> Choice:
+    """The same choice, which has example inputs where it needs some."""
+    if choice.get("coupled") and choice.get("example_inputs") is None:
+        return Choice(**{**choice, "example_inputs": example_of(loader, model)})
+    return choice
 
 
 def _of_mapping(batch: Mapping[str, Any], model: nn.Module) -> Labelled:

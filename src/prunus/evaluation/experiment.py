@@ -16,13 +16,13 @@ from prunus.evaluation.find import Found, find
 from prunus.evaluation.rows import ProbeRow, SweepRow
 from prunus.evaluation.sensitivity import checked_groups, probe, sensitivity
 from prunus.evaluation.sweep import Point, Setting, measure, ranked
-from prunus.inputs.images import Batch, Images, Source, open_images
+from prunus.inputs.images import Batch, Images, Source, first_inputs, open_images
 from prunus.inputs.networks import Network
 from prunus.progress import Monitor
 from prunus.scores.collecting import evidence
 from prunus.scores.criteria import needs_of
 from prunus.scores.evidence import Evidence
-from prunus.selection.ranking import Choice
+from prunus.selection.ranking import Choice, rank
 from prunus.weights import Which, find_weights
 
 Item = tuple[str, Setting]  # the name of a network, and how it is pruned
@@ -51,6 +51,10 @@ class Measurement:
     @property
     def _criteria(self) -> list[Any]:
         return [setting.criterion for setting in self.settings]
+
+    @property
+    def _coupled(self) -> bool:
+        return any(setting.coupled for setting in self.settings)
 
     @property
     def _by_name(self) -> dict[str, Network]:
@@ -90,7 +94,11 @@ class Sweep(Measurement):
         images = open_images(network, self.source)
         model, watched = network.model.to(self.device), Watched(images, monitor)
         known = self._evidence(network, monitor)
-        for point in measure(model, watched, settings, evidence=known, amp=self.amp, **self.which):
+        example = first_inputs(images) if self._coupled else None
+        measured = measure(
+            model, watched, settings, evidence=known, example_inputs=example, amp=self.amp, **self.which
+        )
+        for point in measured:
             yield [SweepRow(network.name, point)]
         model.cpu()
         images.report(network.name)
@@ -117,10 +125,17 @@ class Probing(Measurement):
     @cached_property
     def _groups(self) -> dict[str, Sequence[str]]:
         """Of each network."""
-        return {
-            n.name: self.groups or [escape(name) for name in find_weights(n.model, **self.which)]
-            for n in self.networks
-        }
+        return {network.name: self.groups or self._parts(network) for network in self.networks}
+
+    def _parts(self, network: Network) -> list[str]:
+        """Its weights, or bundles of them."""
+        if not self._coupled:
+            return [escape(name) for name in find_weights(network.model, **self.which)]
+        example = first_inputs(open_images(network, self.source))
+        ranking = rank(
+            network.model, granularity="filter", coupled=True, example_inputs=example, **self.which
+        )
+        return [escape(name) for name in ranking.partitions]
 
     def items(self) -> Sequence[GroupItem]:
         """The unpruned network and all probes, network by network."""
@@ -146,7 +161,8 @@ class Probing(Measurement):
             known = self._evidence(network, monitor)
             for _, alike in groupby(of_network, lambda item: item[2].ranked_by):
                 batch = [(group, setting) for _, group, setting in alike]
-                ranking, generator = ranked(model, batch[0][1], known, self.which)
+                example = first_inputs(images) if self._coupled else None
+                ranking, generator = ranked(model, batch[0][1], known, self.which, example)
                 checked_groups(ranking, self.groups)
                 for group, setting in batch:
                     if not group:
@@ -190,12 +206,14 @@ class Search(Measurement):
             "scope": setting.scope,
             "norm": setting.norm,
             "keep_at_least": setting.keep_at_least,
+            "coupled": setting.coupled,
             "generator": torch.Generator().manual_seed(setting.seed),
             **self.which,  # type: ignore[typeddict-item]  # of which a Choice has all keys
         }
         with Monitor("networks", 1, 0) as monitor:
             images, model = open_images(network, self.source), network.model.to(self.device)
             choice["evidence"] = self._evidence(network, monitor)
+            choice["example_inputs"] = first_inputs(images) if self._coupled else None
             watched, allotment = Watched(images, monitor), None
             if self.per_layer:
                 training = Watched(open_images(network, self.source, train=True), monitor)

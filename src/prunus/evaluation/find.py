@@ -11,6 +11,7 @@ from torch import nn
 
 from prunus.application.applying import unpruned
 from prunus.checks import Amount, check_fraction, check_number, knows_keywords
+from prunus.evaluation.batches import with_example
 from prunus.evaluation.evaluate import Metric, Result, evaluate
 from prunus.evaluation.sensitivity import Sensitivity
 from prunus.evaluation.statistics import wilson
@@ -98,6 +99,7 @@ def find(
     wanted, tolerance = check_number("at_least", at_least), check_fraction("tolerance", tolerance)
     if not tolerance:
         raise ValueError("tolerance must be above 0, got 0")
+    choice = with_example(choice, loader, model)
     ranking = rank(model, **choice)
     with unpruned(model):
         clean = evaluate(model, loader, amp, metric=metric)

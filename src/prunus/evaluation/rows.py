@@ -30,6 +30,7 @@ COLUMNS = (
     "keep_at_least",
     "passes",
     "seed",
+    "coupled",
 )
 
 
@@ -78,7 +79,7 @@ class SweepRow:
             check_whole(name, columns[name])
         check_number("loss", columns["loss"])
         result = Result(**{name: columns[name] for name in Result.__dataclass_fields__ if name in columns})
-        known = {"keep_at_least": 0, **columns}  # which rows of earlier versions lack
+        known = {"keep_at_least": 0, "coupled": False, **columns}  # which rows of earlier versions lack
         setting = Setting(**{name: known[name] for name in Setting.__dataclass_fields__})
         layers = {
             name: (check_whole(name, pruned), check_whole(name, weights))

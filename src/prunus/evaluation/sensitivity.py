@@ -14,6 +14,7 @@ from torch import nn
 
 from prunus.application.applying import unpruned
 from prunus.checks import check_fraction, knows_keywords
+from prunus.evaluation.batches import with_example
 from prunus.evaluation.evaluate import Metric, Result, evaluate
 from prunus.selection.draw import Candidates
 from prunus.selection.ranking import Choice, Ranking, rank
@@ -155,10 +156,8 @@ def probe(
         with unpruned(model):
             apply_masks(model, masks)
             result = evaluate(model, loader, amp, metric=metric)
-        of_group = [name for name, kept in candidates.kept.items() if not kept.all()]
-        pruned = sum(masks.counts[name][0] for name in of_group)
-        weights = sum(masks[name].numel() for name in ranking.matching(group))
-        yield Probe(group, p_prune, pruned, weights, _share(ranking, candidates), result)
+        weights = sum(ranking.partitions[name].size for name in ranking.matching(group))
+        yield Probe(group, p_prune, masks.pruned, weights, _share(ranking, candidates), result)
 
 
 def checked_groups(ranking: Ranking, groups: Sequence[str] | None) -> list[str]:
@@ -234,6 +233,7 @@ def sensitivity(
     if not ratios:
         raise ValueError("p_prune is empty: expected one fraction at least")
     generator = choice.get("generator") or torch.Generator().manual_seed(0)
+    choice = with_example(choice, loader, model)
     ranking = rank(model, **choice)
     names = checked_groups(ranking, groups)
     with unpruned(model):

@@ -13,6 +13,7 @@ from torch import nn
 from prunus.application.applying import unpruned
 from prunus.application.passes import PASSES
 from prunus.checks import check_fraction, check_whole, choose, knows_keywords
+from prunus.evaluation.batches import example_of
 from prunus.evaluation.evaluate import Metric, Result, evaluate
 from prunus.masks import Masks, counted, warn_of_emptied
 from prunus.scores.criteria import Criterion
@@ -40,6 +41,7 @@ class Setting:
     passes: str = "both"
     seed: int = 0
     keep_at_least: int = 0
+    coupled: bool = False
 
     def __post_init__(self) -> None:
         check_fraction("p_prune", self.p_prune)
@@ -95,10 +97,11 @@ def grid(
     passes: str = "both",
     seeds: Sequence[int] | int = 0,
     keep_at_least: int = 0,
+    coupled: bool = False,
 ) -> list[Setting]:
     """Every combination, once; each argument is one value or several."""
     return [
-        Setting(p, bern, piece, how, where, norm, passes, seed, keep_at_least)
+        Setting(p, bern, piece, how, where, norm, passes, seed, keep_at_least, coupled)
         for piece in _several(granularity)
         for how in _several(criterion)
         for where in _several(scope)
@@ -119,6 +122,7 @@ def measure(
     settings: Iterable[Setting],
     *,
     evidence: Evidence | None = None,
+    example_inputs: Any = None,
     amp: torch.dtype | None = None,
     metric: Metric | None = None,
     **which: Unpack[Which],
@@ -129,7 +133,7 @@ def measure(
     never when one is handed out. At the end it warns, once, of layers that lost all their weights.
     """
     points = []
-    for point in _measured(model, loader, settings, evidence, amp, metric, which):
+    for point in _measured(model, loader, settings, evidence, example_inputs, amp, metric, which):
         points.append(point)
         yield point
     _warn_of_emptied(points)
@@ -153,6 +157,7 @@ def _measured(
     loader: Iterable[Any],
     settings: Iterable[Setting],
     evidence: Evidence | None,
+    example_inputs: Any,
     amp: torch.dtype | None,
     metric: Metric | None,
     which: Which,
@@ -160,7 +165,7 @@ def _measured(
     clean: Result | None = None  # of the unpruned network, which many settings share
     for _, alike in groupby(settings, lambda setting: setting.ranked_by):
         batch = list(alike)
-        ranking, generator = ranked(model, batch[0], evidence, which)
+        ranking, generator = ranked(model, batch[0], evidence, which, example_inputs)
         for setting, masks in _masks(ranking, batch, generator):
             if clean and not masks.pruned:
                 result = clean
@@ -173,7 +178,7 @@ def _measured(
 
 
 def ranked(
-    model: nn.Module, setting: Setting, evidence: Evidence | None, which: Which
+    model: nn.Module, setting: Setting, evidence: Evidence | None, which: Which, example_inputs: Any
 ) -> tuple[Ranking, torch.Generator]:
     """The ranking that a setting shares with those that rank alike, and the generator of its draws."""
     generator = torch.Generator().manual_seed(setting.seed)
@@ -186,6 +191,8 @@ def ranked(
         evidence=evidence,
         generator=generator,
         keep_at_least=setting.keep_at_least,
+        coupled=setting.coupled,
+        example_inputs=example_inputs,
         **which,
     )
     return ranking, generator
@@ -221,6 +228,8 @@ def sweep(
     amp: torch.dtype | None = None,
     metric: Metric | None = None,
     keep_at_least: int = 0,
+    coupled: bool = False,
+    example_inputs: Any = None,
 ) -> list[Point]:
     """Accuracy at every combination of the given values; the model is left as it was.
 
@@ -232,7 +241,9 @@ def sweep(
         p_prune: one fraction in [0, 1] or several; likewise `p_bern`.
         granularity: one name or several; likewise `criterion` and `scope` (names or functions) and
             `seeds`. See `prunus.rank`.
-        norm: see `prunus.rank`; likewise `keep_at_least`, `layers`, `include`, `exclude`, `evidence`.
+        norm: see `prunus.rank`; likewise `keep_at_least`, `coupled`, `layers`, `include`, `exclude`,
+            `evidence`.
+        example_inputs: for `coupled`; default of the loader's first.
         passes: "both", "backward" or "forward".
         amp: run under autocast in this dtype; default off.
         metric: measure this in place of accuracy, see `evaluate`.
@@ -256,6 +267,21 @@ def sweep(
     """
     if isinstance(loader, Iterator):
         raise TypeError("loader is an iterator, which can be read once only: give a DataLoader or a list")
-    settings = grid(p_prune, p_bern, granularity, criterion, scope, norm, passes, seeds, keep_at_least)
+    settings = grid(
+        p_prune, p_bern, granularity, criterion, scope, norm, passes, seeds, keep_at_least, coupled
+    )
     which: Which = {"layers": layers, "include": include, "exclude": exclude}
-    return list(measure(model, loader, settings, evidence=evidence, amp=amp, metric=metric, **which))
+    if coupled and example_inputs is None:
+        example_inputs = example_of(loader, model)
+    return list(
+        measure(
+            model,
+            loader,
+            settings,
+            evidence=evidence,
+            example_inputs=example_inputs,
+            amp=amp,
+            metric=metric,
+            **which,
+        )
+    )

@@ -77,6 +77,11 @@ def first_image(dataset: Dataset[Any]) -> Tensor:
     raise ValueError(f"none of the {total} images can be read")
 
 
+def first_inputs(images: Images) -> Tensor:
+    """The first image, as a batch."""
+    return next(iter(images))[0][:1]
+
+
 class Images:
     """Batches of a data set; counts the images that could not be read.
 

@@ -46,7 +46,8 @@ class Flow(Renewed):
         self.network, self.magnitudes, self.ones = network, magnitudes, ones
         weights = dict(magnitudes)
         for name, mask in (masks or {}).items():
-            weights[name] = weights[name] * mask.to(weights[name].device)
+            values = weights[name] if name in weights else network.get_parameter(name)
+            weights[name] = values * mask.to(values.device)
         leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
         with torch.enable_grad():
             total = _output(functional_call(network, leaves, (ones,))).sum()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,7 +13,49 @@ from torch import Tensor
 from prunus.checks import check_fraction
 from prunus.masks import Masks, emptied, warn_of_emptied
 from prunus.selection.arrays import CHUNK, Room, as_array, compare
-from prunus.selection.pieces import Partition
+from prunus.selection.pieces import Part, Partition
+
+
+class Layout(Protocol):
+    """What falls into pieces, by name, and what becomes of tensors where some of its pieces fall."""
+
+    @property
+    def parts(self) -> Mapping[str, Part]: ...  # noqa: D102
+
+    @property
+    def names(self) -> Sequence[str]: ...  # noqa: D102
+
+    def weights_of(self, name: str) -> Sequence[str]:
+        """The weights whose parts make these pieces."""
+
+    def masks(self, survivors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """From what survives of all parts, in their order, one boolean a piece: masks by parameter name."""
+
+
+@dataclass(frozen=True)
+class Separate:
+    """The layout of tensors each of which falls into pieces of its own.
+
+    Args:
+        parts: by weight name, how its tensor falls into pieces.
+        devices: by weight name, where its mask is wanted.
+    """
+
+    parts: Mapping[str, Partition]
+    devices: Mapping[str, torch.device]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the weights that have masks."""
+        return list(self.parts)
+
+    def weights_of(self, name: str) -> Sequence[str]:
+        """That one."""
+        return [name]
+
+    def masks(self, survivors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """A mask of the weight's shape for each, one after another."""
+        return ((name, self.parts[name].expand(flags.to(self.devices[name]))) for name, flags in survivors)
 
 
 @dataclass(frozen=True)
@@ -20,14 +63,12 @@ class Candidates:
     """The lowest-scored pieces of a network: what a draw may prune.
 
     Args:
-        kept: by weight name, one boolean a piece, False = candidate.
-        partitions: by weight name, how its tensor falls into pieces.
-        devices: by weight name, where its mask is wanted.
+        kept: by name, one boolean a piece, False = candidate.
+        layout: how the pieces lie in tensors.
     """
 
     kept: Mapping[str, Tensor]
-    partitions: Mapping[str, Partition]
-    devices: Mapping[str, torch.device]
+    layout: Layout
 
     def draw(self, p_bern: float = 1.0, generator: torch.Generator | None = None) -> Masks:
         """Prune every candidate with chance `p_bern`, independently; no random number is used at 0 or 1.
@@ -37,7 +78,7 @@ class Candidates:
             ValueError: `p_bern` is outside [0, 1].
         """
         p_bern = check_fraction("p_bern", p_bern)
-        return Masks(dict(fall(self.kept.items(), self.partitions, self.devices, p_bern, generator)))
+        return Masks(dict(self.layout.masks(fall(self.kept.items(), self.layout, p_bern, generator))))
 
     def warn_of_emptied(self, masks: Masks) -> None:
         """Say, once a call and not at every draw, which tensors keep nothing, unless all was asked for."""
@@ -47,13 +88,12 @@ class Candidates:
 
 def fall(
     kept: Iterable[tuple[str, Tensor]],
-    partitions: Mapping[str, Partition],
-    devices: Mapping[str, torch.device],
+    layout: Layout,
     p_bern: float,
     generator: torch.Generator | None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """One draw over candidates as they come: a mask of the weight's shape each."""
-    room = Room(sum(partition.count for partition in partitions.values()))
+    """One draw over candidates as they come: which pieces survive it."""
+    room = Room(sum(part.count for part in layout.parts.values()))
     for name, pieces in kept:
         survivors = pieces if p_bern == 1 else room.take(len(pieces), pieces.device)
         if p_bern < 1:
@@ -61,7 +101,7 @@ def fall(
                 fallen = bernoulli(len(some), p_bern, generator).to(pieces.device)
                 # Kept, or else not fallen
                 compare(np.greater_equal, as_array(some), as_array(fallen), as_array(place))
-        yield name, partitions[name].expand(survivors.to(devices[name]))
+        yield name, survivors
 
 
 def bernoulli(count: int, p: float, generator: torch.Generator | None = None) -> Tensor:

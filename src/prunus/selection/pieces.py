@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +63,38 @@ def blocks(outputs: int, inputs: int) -> Granularity:
 
 
 GRANULARITIES.forms["RxC"] = re.compile(r"(\d+)x(\d+)"), blocks
+
+
+class Part(Protocol):
+    """What falls into pieces: a tensor, or a bundle of several."""
+
+    @property
+    def count(self) -> int:
+        """Number of pieces."""
+
+    @property
+    def members(self) -> int:
+        """Number of weights in each."""
+
+    @property
+    def size(self) -> int:
+        """Number of entries of parameters that fall with all pieces."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Sides: outputs, inputs, kernel."""
+
+    def tables(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Tensors of its weights' shapes as (count, members), a row a piece."""
+
+    def sizes(self) -> Tensor | None:
+        """How many weights each piece holds, shape (count,); None where that is `members` for all."""
+
+    def grid(self, pieces: Tensor) -> Tensor:
+        """One value a piece, shape (count,), as (outputs, inputs, positions of the kernel)."""
+
+    def flat(self, grid: Tensor) -> Tensor:
+        """Back from `grid`, in any number of axes, to shape (count,)."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +159,17 @@ class Partition:
         """Whether blocks at the edges hold fewer weights than the others."""
         return any(size % side for size, side in zip(self.axes[1:3], self.tile, strict=True))
 
+    @property
+    def inputs_axis(self) -> int:
+        """The axis of the tensor along which its inputs lie."""
+        stack = len(self.shape) == 3 and self.axes[0] * self.axes[1] != self.shape[0]
+        return 0 if self.transposed else 2 if stack else 1
+
+    @property
+    def size(self) -> int:
+        """Number of weights of all pieces."""
+        return self.shape.numel()
+
     def table(self, tensor: Tensor) -> Tensor:
         """A tensor of the weight's shape as (count, members), a row a piece; a view where that can be.
 
@@ -136,6 +181,11 @@ class Partition:
             down, across = (-size % side for size, side in zip(self.axes[1:3], self.tile, strict=True))
             whole = F.pad(whole, (0, 0, 0, across, 0, down))
         return whole.reshape(self._blocks).permute(outside + self.inside).reshape(self.count, self.members)
+
+    def tables(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The same of the one tensor there is."""
+        [tensor] = tensors
+        return self.table(tensor)
 
     def sizes(self) -> Tensor | None:
         """How many weights each piece holds, shape (count,); None where that is `members` for all."""

@@ -6,6 +6,8 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from glob import escape
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +25,10 @@ from prunus.masks import counted
 from prunus.scores.criteria import CRITERIA, Criterion, Pieces, Traits, magnitude, score, traits
 from prunus.scores.evidence import Evidence
 from prunus.scores.gradients import of_grads
-from prunus.selection.draw import Candidates, fall
+from prunus.selection.bundles import couple
+from prunus.selection.draw import Candidates, Layout, Separate, fall
 from prunus.selection.ends import first, protect
-from prunus.selection.pieces import GRANULARITIES, NORMS, Partition
+from prunus.selection.pieces import GRANULARITIES, NORMS, Part, Partition
 from prunus.selection.scope import SCOPES, Scope
 from prunus.selection.scored import Kept, Magnitudes, Scored, Scores, Stored, check_finite
 from prunus.weights import (
@@ -50,6 +53,8 @@ class Choice(Which, total=False):
     evidence: Evidence | None
     generator: torch.Generator | None
     keep_at_least: int
+    coupled: bool
+    example_inputs: Any
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,7 +66,7 @@ class Ranking:
     """
 
     tensors: Sequence[Scored]
-    devices: dict[str, torch.device]
+    layout: Layout
     scope: Scope
     how: str
     keep_at_least: int = 0
@@ -72,7 +77,7 @@ class Ranking:
 
     def __repr__(self) -> str:
         pieces = sum(tensor.partition.count for tensor in self.tensors)
-        return f"Ranking({pieces:,} pieces of {counted(len(self.tensors), 'tensor')}; {self.how})"
+        return f"Ranking({pieces:,} pieces of {counted(len(self.layout.names), 'tensor')}; {self.how})"
 
     @property
     def scores(self) -> dict[str, Scores]:
@@ -80,9 +85,9 @@ class Ranking:
         return {tensor.name: tensor.scores for tensor in self.tensors}
 
     @property
-    def partitions(self) -> dict[str, Partition]:
-        """By weight name, how its tensor falls into pieces."""
-        return {tensor.name: tensor.partition for tensor in self.tensors}
+    def partitions(self) -> Mapping[str, Part]:
+        """By weight name, how its tensor falls into pieces; bundles, where filters are coupled."""
+        return self.layout.parts
 
     def candidates(self, amounts: Sequence[Amount]) -> Iterator[Candidates]:
         """The lowest fraction of pieces, for each fraction in [0, 1] or set of them by name patterns.
@@ -122,10 +127,10 @@ class Ranking:
         """One draw over the lowest fraction of pieces, tensor by tensor: not all masks exist at once."""
         p_prune, p_bern = check_amount("p_prune", p_prune), check_fraction("p_bern", p_bern)
         kept = iter(self._in_rounds(p_prune).kept.items()) if self.rounds > 1 else next(self._cuts([p_prune]))
-        return fall(kept, self.partitions, self.devices, p_bern, generator)
+        return self.layout.masks(fall(kept, self.layout, p_bern, generator))
 
     def _candidates(self, kept: Kept) -> Candidates:
-        return Candidates(dict(kept), self.partitions, self.devices)
+        return Candidates(dict(kept), self.layout)
 
     def _in_rounds(self, amount: Amount, before: Candidates | None = None) -> Candidates:
         """The same in many cuts, before each of which what is left is scored anew."""
@@ -163,19 +168,25 @@ class Ranking:
         )
 
     def matching(self, pattern: str) -> list[str]:
-        """The names of the weights that a pattern is for, by any of their names.
+        """The names of the weights that a pattern is for, by any of their names; or of that very bundle.
 
         Raises:
             ValueError: there are none.
         """
         names = [tensor.name for tensor in self.tensors]
-        found = [
-            name for name in names if any(matches(one, pattern) for one in self.aliases.get(name, [name]))
+        exact = [name for name in names if pattern in (name, escape(name))]
+        found = exact or [
+            name for name in names if any(matches(one, pattern) for one in self._known_as(name))
         ]
         if not found:
             known = ", ".join(names[:3]) or "none is left"
             raise ValueError(f"{pattern!r} matches no weight; names are like {known}")
         return found
+
+    def _known_as(self, name: str) -> list[str]:
+        """All names of the weights of a tensor or bundle."""
+        own = self.layout.weights_of(name)
+        return [alias for weight in own for alias in self.aliases.get(weight, [weight])]
 
     def _taken(self, patterns: Iterable[str]) -> dict[str, list[str]]:
         """The weights of each pattern: those that it matches, and no earlier pattern has.
@@ -243,6 +254,8 @@ def rank(
     evidence: Evidence | None = None,
     generator: torch.Generator | None = None,
     keep_at_least: int = 0,
+    coupled: bool = False,
+    example_inputs: Any = None,
 ) -> Ranking:
     """Score the weights of a network, which is left untouched.
 
@@ -276,6 +289,13 @@ def rank(
             highest are no candidates, of equal ones the last, and the next lowest pieces that the scope
             covers are in their place, so that the count stays exact. A scope function has to keep as many by
             itself. Default 0: a tensor may lose all its weights.
+        coupled: of filters, let those be one piece that hang together, as by a residual sum, a depthwise or
+            grouped convolution or in a head of attention, and let what belongs to their channels fall with
+            them: biases, batch norms' scales and shifts. Filters that are the network's outputs, or hang
+            together with others than of the chosen weights, stay whole. A scope of "layer" is then one of
+            all such pieces that are of the same weights. What hangs together is found by one forward.
+        example_inputs: for `coupled`, what the network can be called with: a tensor, a tuple of arguments or
+            a dict of keywords.
 
     Returns:
         The scores, to be cut by `.candidates(fractions)`.
@@ -305,18 +325,15 @@ def rank(
     if rounds > 1 and isinstance(where, str) and where not in list(SCOPES):
         raise ValueError(f"criterion={criterion!r} goes in {rounds} cuts, and scope={where!r} allows one")
     weights = find_weights(model, layers, include, exclude)
-    pieces = GRANULARITIES[granularity]
-    partitions = {
-        name: Partition.of(weight.owners[0], pieces, weight.attribute) for name, weight in weights.items()
-    }
-    _warn_of_ragged(granularity, partitions)
+    layout = _layout(model, weights, granularity, coupled, example_inputs)
     known = of_grads(weights.values()) if evidence is None else evidence
 
     def scored(known: Evidence) -> list[Scored]:
-        return [
-            Scored(name, _scores(weights[name], part, by, pool, known, generator), part)
-            for name, part in partitions.items()
-        ]
+        found = []
+        for name, part in layout.parts.items():
+            own = [weights[weight] for weight in layout.weights_of(name)]
+            found.append(Scored(name, _scores(name, own, part, by, pool, known, generator), part))
+        return found
 
     def rescore(masks: Mapping[str, Tensor]) -> list[Scored]:
         return scored(known.under(masks))
@@ -324,7 +341,7 @@ def rank(
     names = (getattr(given, "__name__", given) for given in (criterion, granularity, where))
     return Ranking(
         scored(known),
-        {name: weight.parameter.device for name, weight in weights.items()},
+        layout,
         cut,
         ", ".join(map(str, names)),
         least,
@@ -365,6 +382,30 @@ def _exceeds(start: Amount, amount: Amount) -> bool:
     return bool(start > amount)  # type: ignore[operator]
 
 
+def _layout(
+    model: nn.Module,
+    weights: Mapping[str, WeightTensor],
+    granularity: str,
+    coupled: bool,
+    example_inputs: Any,
+) -> Layout:
+    """How the weights fall into pieces."""
+    if not isinstance(coupled, bool):
+        raise TypeError(f"coupled must be True or False, got {coupled!r}")
+    if coupled and granularity != "filter":
+        raise ValueError(f"coupled=True is about filters: give granularity='filter', not {granularity!r}")
+    if coupled and example_inputs is None:
+        raise ValueError("coupled=True needs example_inputs=, what the network can be called with")
+    if coupled:
+        return couple(model, weights, example_inputs)
+    pieces = GRANULARITIES[granularity]
+    partitions = {
+        name: Partition.of(weight.owners[0], pieces, weight.attribute) for name, weight in weights.items()
+    }
+    _warn_of_ragged(granularity, partitions)
+    return Separate(partitions, {name: weight.parameter.device for name, weight in weights.items()})
+
+
 def _warn_of_ragged(granularity: str, partitions: Mapping[str, Partition]) -> None:
     ragged = {name: part.shape for name, part in partitions.items() if part.ragged}
     if ragged:
@@ -377,26 +418,28 @@ def _warn_of_ragged(granularity: str, partitions: Mapping[str, Partition]) -> No
 
 
 def _scores(
-    weight: WeightTensor,
-    partition: Partition,
+    name: str,
+    weights: Sequence[WeightTensor],
+    part: Part,
     criterion: Criterion,
     pool: Callable[[Tensor, Tensor | None], Tensor],
     evidence: Evidence,
     generator: torch.Generator | None,
 ) -> Scores:
-    if criterion is magnitude and partition.members == 1:
-        return Magnitudes(weight)
-    values = weight.values
-    check_finite(weight.name, values)
-    known = traits(criterion)
+    """Of the pieces of one tensor, or of a bundle of several."""
+    if criterion is magnitude and part.members == 1 and isinstance(part, Partition):
+        return Magnitudes(weights[0])
+    for weight in weights:
+        check_finite(weight.name, weight.values)
+    known, traited = [evidence.about(weight) for weight in weights], traits(criterion)
+    kinds = [kind for kind in known[0] if all(kind in one for one in known)]
     found = {
-        kind: partition.table(tensor)
-        for kind, tensor in evidence.about(weight).items()
-        if known is None or kind in known.needs
+        kind: part.tables([one[kind] for one in known])
+        for kind in kinds
+        if traited is None or kind in traited.needs
     }
-    pieces = Pieces(
-        weight.name, partition.table(values), found, generator, evidence.hint, sizes=partition.sizes()
-    )
+    values = part.tables([weight.values for weight in weights])
+    pieces = Pieces(name, values, found, generator, evidence.hint, sizes=part.sizes())
     pooled = score(pieces, criterion, pool)
-    check_finite(weight.name, pooled)
+    check_finite(name, pooled)
     return Stored(pooled)

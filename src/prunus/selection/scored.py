@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prunus.selection.arrays import Array, alias, as_array
-from prunus.selection.pieces import Partition
+from prunus.selection.pieces import Part
 from prunus.weights import WeightTensor
 
 
@@ -168,7 +168,7 @@ class Scored:
 
     name: str
     scores: Scores
-    partition: Partition
+    partition: Part
 
     def grid(self) -> Tensor:
         """All scores at once, as (outputs, inputs, positions of the kernel); see `Partition.grid`.

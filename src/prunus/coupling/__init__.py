@@ -1,0 +1,1 @@
+"""Which filters hang together?"""
