@@ -7,6 +7,7 @@ from prunus.evaluation.sensitivity import Probe, Sensitivity, sensitivity
 from prunus.evaluation.sweep import Point, Setting, sweep
 from prunus.inputs import digits
 from prunus.masks import Masks
+from prunus.reconstruction import Reconstruction, sparsegpt
 from prunus.scores.collecting import evidence, fill_gradients
 from prunus.scores.criteria import Criterion, Pieces
 from prunus.scores.evidence import Evidence
@@ -32,6 +33,7 @@ __all__ = [
     "Probe",
     "Pruning",
     "Ranking",
+    "Reconstruction",
     "Result",
     "Sensitivity",
     "Setting",
@@ -49,5 +51,6 @@ __all__ = [
     "rank",
     "restore",
     "sensitivity",
+    "sparsegpt",
     "sweep",
 ]

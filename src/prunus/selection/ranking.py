@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from glob import escape
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from prunus.scores.gradients import of_grads
 from prunus.selection.bundles import couple
 from prunus.selection.draw import Candidates, Layout, Separate, fall
 from prunus.selection.ends import first, protect
+from prunus.selection.patterns import matching, taken
 from prunus.selection.pieces import GRANULARITIES, NORMS, Part, Partition
 from prunus.selection.scope import SCOPES, Scope
 from prunus.selection.scored import Kept, Magnitudes, Scored, Scores, Stored, check_finite
@@ -39,7 +39,6 @@ from prunus.weights import (
     aliases_of,
     depth_outside,
     find_weights,
-    matches,
 )
 
 
@@ -155,7 +154,7 @@ class Ranking:
 
         if not isinstance(amount, Mapping):
             return share(list(candidates.kept))
-        return {pattern: share(names) for pattern, names in self._taken(amount).items()}
+        return {pattern: share(names) for pattern, names in taken(amount, self._known).items()}
 
     def _cuts(self, amounts: Sequence[Amount]) -> Iterator[Kept]:
         """What is kept of every tensor, for each amount."""
@@ -168,42 +167,25 @@ class Ranking:
         )
 
     def matching(self, pattern: str) -> list[str]:
-        """The names of the weights that a pattern is for, by any of their names; or of that very bundle.
+        """The names of the weights or bundles that a pattern is for; see `prunus.selection.patterns`.
 
         Raises:
             ValueError: there are none.
         """
-        names = [tensor.name for tensor in self.tensors]
-        exact = [name for name in names if pattern in (name, escape(name))]
-        found = exact or [
-            name for name in names if any(matches(one, pattern) for one in self._known_as(name))
-        ]
-        if not found:
-            known = ", ".join(names[:3]) or "none is left"
-            raise ValueError(f"{pattern!r} matches no weight; names are like {known}")
-        return found
+        return matching(pattern, self._known)
 
-    def _known_as(self, name: str) -> list[str]:
-        """All names of the weights of a tensor or bundle."""
-        own = self.layout.weights_of(name)
-        return [alias for weight in own for alias in self.aliases.get(weight, [weight])]
-
-    def _taken(self, patterns: Iterable[str]) -> dict[str, list[str]]:
-        """The weights of each pattern: those that it matches, and no earlier pattern has.
-
-        Raises:
-            ValueError: a pattern is left without any.
-        """
-        left, taken = list(self.tensors), dict[str, list[str]]()
-        for pattern in patterns:
-            names = taken[pattern] = replace(self, tensors=left).matching(pattern)
-            left = [tensor for tensor in left if tensor.name not in names]
-        return taken
+    @property
+    def _known(self) -> dict[str, list[str]]:
+        """By each name, all names of the weights that it is of."""
+        return {
+            name: [alias for own in self.layout.weights_of(name) for alias in self.aliases.get(own, [own])]
+            for name in self.scores
+        }
 
     def _by_pattern(self, amount: Mapping[str, float]) -> Kept:
         """The budget of a pattern holds over the tensors that are its."""
         kept: dict[str, Tensor] = {}
-        for pattern, names in self._taken(amount).items():
+        for pattern, names in taken(amount, self._known).items():
             tensors = [tensor for tensor in self.tensors if tensor.name in names]
             kept |= dict(next(replace(self, tensors=tensors)._cut([amount[pattern]])))
         for t in self.tensors:

@@ -1,0 +1,56 @@
+"""Which weights is a name pattern for, and which fraction of each is then meant?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from glob import escape
+from typing import TypeAlias
+
+from prunus.checks import Amount
+from prunus.weights import matches
+
+KnownAs: TypeAlias = Mapping[str, Sequence[str]]  # all names of each weight, or of the weights of a bundle
+
+
+def matching(pattern: str, known: KnownAs) -> list[str]:
+    """The names of the weights that a pattern is for, by any of their names; or of that very bundle.
+
+    Raises:
+        ValueError: there are none.
+    """
+    exact = [name for name in known if pattern in (name, escape(name))]
+    found = exact or [name for name, others in known.items() if any(matches(one, pattern) for one in others)]
+    if not found:
+        raise ValueError(f"{pattern!r} matches no weight; names are like {_some(known)}")
+    return found
+
+
+def taken(patterns: Iterable[str], known: KnownAs) -> dict[str, list[str]]:
+    """The weights of each pattern: those that it matches, and no earlier pattern has.
+
+    Raises:
+        ValueError: a pattern is left without any.
+    """
+    left, found = dict(known), dict[str, list[str]]()
+    for pattern in patterns:
+        found[pattern] = matching(pattern, left)
+        left = {name: others for name, others in left.items() if name not in found[pattern]}
+    return found
+
+
+def fractions(amount: Amount, known: KnownAs) -> dict[str, float]:
+    """The fraction that an amount means for each weight by itself, 0 of what no pattern matches.
+
+    Raises:
+        ValueError: as `taken`.
+    """
+    if not isinstance(amount, Mapping):
+        return dict.fromkeys(known, amount)
+    found = dict.fromkeys(known, 0.0)
+    for pattern, names in taken(amount, known).items():
+        found |= dict.fromkeys(names, amount[pattern])
+    return found
+
+
+def _some(known: KnownAs) -> str:
+    return ", ".join(list(known)[:3]) or "none is left"
