@@ -201,7 +201,7 @@ def test_fractions_by_name() -> None:
         ({}, "p_prune is empty: expected a fraction by each name pattern"),
         ({"0": 1.5}, r"p_prune of '0' must be in \[0, 1\], got 1.5"),
         ({"conv": 0.5}, "'conv' matches no weight; names are like 0.weight, 1.weight"),
-        ({"*": 0.5, "0": 0.25}, "'0' matches no weight; names are like none is left"),
+        ({"*": 0.5, "0": 0.25}, "'0' matches no weight that '.*' has not taken"),
     ],
 )
 def test_wrong_fractions_by_name_change_nothing(amount: dict[str, float], message: str) -> None:

@@ -6,6 +6,8 @@ import copy
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -151,6 +153,49 @@ class Spread(nn.Module):
         return self.head(x * torch.sigmoid(self.gate(x)))
 
 
+class Made(nn.Module):
+    """A forward, and what it uses."""
+
+    def __init__(self, run: Any, **parts: nn.Module) -> None:
+        super().__init__()
+        self.run = run
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *args: Tensor) -> Any:
+        return self.run(self, *args)
+
+
+def conv(inputs: int, outputs: int, kernel: Any = 1, **more: Any) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, **more)
+
+
+def added_to_parts(net: Any, x: Tensor) -> Tensor:
+    y = x.new_zeros(len(x), 4, *x.shape[2:])
+    y[:, :2] += net.a(x)
+    y[:, 2:].add_(net.b(x))
+    return net.head(y + net.c(x))
+
+
+def in_bfloat16(net: Any, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net.b(x)
+    return net.head(net.a(x) + y.to(x.dtype))
+
+
+def in_inference_mode(net: Any, x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return net.head(net.a(x) + net.b(x))
+
+
+def of_a_table(net: Any, x: Tensor) -> Tensor:
+    return net.head(net.a(x) + net.table.weight[2 : 2 + x.shape[1]])
+
+
+def of_two_factors(net: Any, x: Tensor) -> Tensor:
+    return net.head(F.linear(x, net.a.weight + net.b.weight @ net.c.weight, net.a.bias))
+
+
 IMAGE, TOKENS = torch.randn(1, 3, 2, 2), torch.randn(1, 5, 3)
 NETWORKS: list[tuple[nn.Module, Tensor, dict[tuple[tuple[str, int], ...], int]]] = [
     (Residual(), IMAGE, {(("b.weight", 1), ("stem.weight", 1)): 6, (("a.weight", 1),): 4}),
@@ -180,7 +225,80 @@ NETWORKS: list[tuple[nn.Module, Tensor, dict[tuple[tuple[str, int], ...], int]]]
     (Spread(), IMAGE, {(("stem.weight", 1),): 6}),
     (Mixer(), TOKENS, {(("channels.weight", 1), ("embed.weight", 1)): 6}),
 ]
-IDS = [type(network).__name__ for network, _, _ in NETWORKS]
+AB = {(("a.weight", 1), ("b.weight", 1)): 4}
+PARTS = {(("a.weight", 1), ("c.weight", 1)): 2, (("b.weight", 1), ("c.weight", 1)): 2}
+A, B, HEAD = (lambda: conv(3, 4)), (lambda: conv(3, 4)), (lambda: conv(4, 2))
+MADE: dict[str, tuple[nn.Module, Tensor, dict[tuple[tuple[str, int], ...], int]]] = {
+    "a sum of a stack": (
+        Made(lambda net, x: net.head(torch.stack([net.a(x), net.b(x)]).sum(0)), a=A(), b=B(), head=HEAD()),
+        IMAGE,
+        AB,
+    ),
+    "the larger of two": (
+        Made(lambda net, x: net.head(net.a(x).view(-1, 2, 2, 2, 2).amax(2)), a=A(), head=conv(2, 2)),
+        IMAGE,
+        {(("a.weight", 2),): 2},
+    ),
+    "the mean of all channels": (
+        Made(lambda net, x: net.head(net.a(x) - net.a(x).mean(1, keepdim=True)), a=A(), head=HEAD()),
+        IMAGE,
+        {(("a.weight", 1),): 4},
+    ),
+    "added in place": (Made(added_to_parts, a=conv(3, 2), b=conv(3, 2), c=A(), head=HEAD()), IMAGE, PARTS),
+    "unfolded": (
+        Made(lambda net, x: net.head(F.unfold(net.a(x), 2).mT), a=A(), head=nn.Linear(16, 2)),
+        IMAGE,
+        {(("a.weight", 1),): 4},
+    ),
+    "one input, or one for each group": (
+        Made(
+            lambda net, x: net.head(net.c(net.b(net.a(x[:, :1])))),
+            a=conv(1, 4),
+            b=conv(4, 4, (2, 1), groups=4),
+            c=nn.ConvTranspose2d(4, 4, 2, groups=4),
+            head=HEAD(),
+        ),
+        IMAGE,
+        {(("a.weight", 1), ("b.weight", 1), ("c.weight", 1)): 4},
+    ),
+    "batch first": (
+        Made(lambda net, x: net.head(net.a(x)[0]), a=nn.GRU(3, 4, batch_first=True), head=nn.Linear(4, 2)),
+        TOKENS,
+        {(("a.weight_hh_l0", 3), ("a.weight_ih_l0", 3)): 4},
+    ),
+    "autocast": (Made(in_bfloat16, a=A(), b=B(), head=HEAD()), IMAGE, AB),
+    "inference mode": (Made(in_inference_mode, a=A(), b=B(), head=HEAD()), IMAGE, AB),
+    "a slice of a table": (
+        Made(of_a_table, a=nn.Linear(3, 4), table=nn.Embedding(9, 4), head=nn.Linear(4, 2)),
+        TOKENS,
+        {(("a.weight", 1),): 4},
+    ),
+    "positions of the input": (
+        Made(
+            lambda net, x: net.head(net.c(net.a(x) + net.b(x.mT).mT)),
+            a=nn.Linear(3, 3),
+            b=nn.Linear(5, 5),
+            c=nn.Linear(3, 4),
+            head=nn.Linear(4, 2),
+        ),
+        TOKENS,
+        {(("c.weight", 1),): 4},
+    ),
+    "not followed": (
+        Made(
+            lambda net, x: net.head(net.c(net.a(x) + torch.fft.fft(net.b(x)).real)),
+            a=A(),
+            b=B(),
+            c=conv(4, 4),
+            head=HEAD(),
+        ),
+        IMAGE,
+        {(("c.weight", 1),): 4},
+    ),
+}
+NETWORKS += [made for name, made in MADE.items() if name not in ("positions of the input", "not followed")]
+IDS = [type(network).__name__ for network, _, _ in NETWORKS[: -len(MADE) + 2]]
+IDS += [name for name in MADE if name not in ("positions of the input", "not followed")]
 
 
 @pytest.mark.parametrize(("network", "example", "expected"), NETWORKS, ids=IDS)
@@ -426,25 +544,69 @@ def test_tracing_leaves_no_trace() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("name", MADE)
+def test_what_hangs_together_however_it_is_written(name: str) -> None:
+    network, example, expected = MADE[name]
+    assert free(units_of(network, example)) == expected
+
+
+def test_filters_of_a_table_fall_whole() -> None:
+    network, example, _ = MADE["a slice of a table"]
+    masks = prunus.make_masks(
+        network, 0.5, granularity="filter", layers="all", coupled=True, example_inputs=example
+    )
+    assert torch.equal(masks["table.weight"].all(0), masks["a.weight"].all(1))
+    assert torch.equal(masks["table.weight"].any(0), masks["a.weight"].all(1))
+    assert masks["table.weight"].all(0).sum() == 2
+
+
+@dataclass
+class Output:
+    logits: Tensor
+
+
+@pytest.mark.parametrize(
+    "of", [Output, lambda y: {"a": [Output(y)]}, lambda y: y.argmax(1), lambda y: y.max(1)]
+)
+def test_outputs_stay_whole_in_whatever_they_come(of: Any) -> None:
+    network = Made(lambda net, x: of(net.head(F.relu(net.a(x)))), a=nn.Linear(6, 8), head=nn.Linear(8, 4))
+    assert free(units_of(network, torch.randn(2, 6))) == {(("a.weight", 1),): 8}
+    nowhere = Made(lambda net, x: net.a(x).tolist(), a=nn.Linear(6, 8))
+    with pytest.raises(ValueError, match="cannot tell what the outputs are: a list without tensors"):
+        units_of(nowhere, torch.randn(2, 6))
+
+
+def test_a_weight_in_two_factors_stays_whole() -> None:
+    parts = {"a": nn.Linear(6, 4), "b": nn.Linear(2, 4), "c": nn.Linear(6, 2), "head": nn.Linear(4, 2)}
+    assert free(units_of(Made(of_two_factors, **parts), torch.randn(2, 6))) == {}
+
+
+def test_tracing_draws_from_no_generator_of_the_users() -> None:
+    network = Made(lambda net, x: net.head(F.dropout(net.a(x))), a=A(), head=HEAD())
+    random = torch.get_rng_state()
+    assert free(units_of(network, IMAGE)) == {(("a.weight", 1),): 4}
+    assert torch.equal(random, torch.get_rng_state())
+
+
 class Strange(nn.Module):
     """Filters that reach what is not followed; an auxiliary head that is not called."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.head, self.never = (nn.Linear(4, 4) for _ in range(4))
+        self.a, self.b, self.inner, self.head, self.never = (nn.Linear(4, 4) for _ in range(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.fft.fft(self.a(x)).real + self.b(x))
+        return self.head(self.inner(torch.fft.fft(self.a(x)).real + self.b(x)))
 
 
 def test_what_stays_whole_is_said() -> None:
     choice = {"granularity": "filter", "layers": "all", "coupled": True, "example_inputs": torch.randn(2, 4)}
     with pytest.warns(
         UserWarning,
-        match=r"coupled=True leaves filters whole: 4 filters reach aten\._fft.*not followed.*never",
+        match=r"4 filters hang together with what is not followed; 4 filters reach aten\._fft.*; 4 .* of never",
     ):
         masks = prunus.make_masks(Strange(), 0.5, **choice)
-    assert {name for name, mask in masks.items() if not mask.all()} == {"b.weight", "b.bias"}
+    assert {name for name, mask in masks.items() if not mask.all()} == {"inner.weight", "inner.bias"}
     with pytest.warns(UserWarning, match=r"6 filters hang together with b\.weight, which is not chosen"):
         masks = prunus.make_masks(
             Residual(), 0.5, exclude="b", granularity="filter", coupled=True, example_inputs=IMAGE

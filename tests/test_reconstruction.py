@@ -162,14 +162,46 @@ def test_it_is_undone_to_the_bit() -> None:
     assert all(
         torch.equal(value, before[name]) for name, value in model.state_dict().items() if "bias" not in name
     )
-    solved = prunus.sparsegpt(model, DATA, 0.5, **CHOICE)
-    prunus.restore(model)  # the pruning alone: survivors are what they were made
-    mask = solved.masks["first.weight"]
-    assert torch.equal(model.first.weight[~mask], before["first.weight"][~mask])
-    assert not torch.equal(model.first.weight[mask], before["first.weight"][mask])
-    assert changed.shape == mask.shape
-    solved.restore()  # has ended
-    assert not torch.equal(model.first.weight[mask], before["first.weight"][mask])
+    prunus.sparsegpt(model, DATA, 0.5, **CHOICE)
+    prunus.restore(model)
+    assert torch.equal(model.first.weight, before["first.weight"])
+    assert not torch.equal(changed, before["first.weight"])
+
+
+def test_another_pruning_on_top_starts_from_the_original_weights() -> None:
+    model = Deep()
+    before = copy.deepcopy(model.state_dict())
+    expected = prunus.make_masks(model, 0.3, layers="Linear")
+    first = prunus.sparsegpt(model, DATA, 0.5, **CHOICE)
+    values = copy.deepcopy(model.state_dict())
+    assert prunus.make_masks(model, 0.3, layers="Linear") == expected
+    again = prunus.sparsegpt(model, DATA, 0.5, **CHOICE)
+    assert again.masks == first.masks
+    assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
+    other = copy.deepcopy(model)
+    first.restore()  # has ended: others are in force
+    assert prunus.masks_of(model) == again.masks
+    with prunus.prune(model, 0.3, layers="Linear") as pruning:
+        assert pruning.masks == expected
+    for network in (model, prunus.restore(other)):
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_layers_that_some_batches_reach_and_batches_by_name() -> None:
+    class Either(Deep):
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.first(x))
+            return self.second(x) if len(x) == 10 else x
+
+    assert len(prunus.sparsegpt(Either(), DATA, 0.5, **CHOICE).errors) == 2
+    model = Deep()
+    expected = prunus.sparsegpt(copy.deepcopy(model), DATA, 0.5, **CHOICE)
+    for batches in (
+        [{"x": x, "labels": y} for x, y in DATA],
+        [({"x": x}, 0) for x, _ in DATA],
+        [(x, 0) for x, _ in DATA],
+    ):
+        assert prunus.sparsegpt(copy.deepcopy(model), batches, 0.5, **CHOICE).errors == expected.errors
 
 
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -187,6 +219,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         "first.weight has inputs that are NaN",
     ),
+    ({"spoil": torch.nan}, ValueError, "second.weight has values or scores that are NaN"),
     ({"p_prune": {"third": 0.5}}, ValueError, "'third' matches no weight"),
     ({"p_prune": 1.5}, ValueError, "p_prune must be in"),
     ({"colour": 1}, TypeError, "sparsegpt.. has no keyword 'colour'"),
@@ -197,11 +230,15 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
 def test_what_fails_changes_nothing(changed: dict[str, Any], error: type[Exception], match: str) -> None:
     model = Deep()
     earlier = prunus.prune(model, 0.25, layers="Linear").masks
+    if "spoil" in changed:
+        with torch.no_grad():
+            model.second.weight[earlier["second.weight"]] = changed.pop("spoil")
     before = copy.deepcopy(model.state_dict())
     choice = {"batches": DATA, "p_prune": 0.5, **CHOICE, **changed}
     with pytest.raises(error, match=match):
         prunus.sparsegpt(model, **choice)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    now = model.state_dict()
+    assert all(torch.equal(value.nan_to_num(9), before[name].nan_to_num(9)) for name, value in now.items())
     assert prunus.masks_of(model) == earlier
 
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from prunus.application.applying import prune_by, unpruned
+from prunus.application.applying import check_writable, prune_by, unpruned
 from prunus.application.together import Together
 from prunus.checks import Amount, Named, check_amount, check_number, check_whole, choose, knows_keywords
 from prunus.masks import Masks
@@ -22,6 +22,7 @@ from prunus.scores.inputs import has_patches, listen, patches
 from prunus.selection.line import keep_highest
 from prunus.selection.patterns import fractions
 from prunus.selection.pieces import GRANULARITIES, Partition
+from prunus.selection.scored import check_finite
 from prunus.weights import Layers, Patterns, WeightTensor, aliases_of, find_weights
 
 Cut: TypeAlias = Callable[[Tensor, float, int], Tensor]  # (scores, p, columns before) to what is kept
@@ -84,27 +85,17 @@ class Reconstruction:
         masks: Masks,
         errors: Mapping[str, float],
         together: Together,
-        before: Mapping[str, tuple[nn.Parameter, Tensor]],
     ) -> None:
-        self.model, self.masks, self.errors = model, masks, dict(errors)
-        self._together, self._before = together, before
+        self.model, self.masks, self.errors, self._together = model, masks, dict(errors), together
 
     def __repr__(self) -> str:
         worst = max(self.errors, key=self.errors.__getitem__)
         return f"Reconstruction({self.masks!r}, largest error {self.errors[worst]:.3g} of {worst})"
 
     def restore(self) -> nn.Module:
-        """Give every weight the bits that it had, survivors included, whatever they have learned since.
-
-        `prunus.restore` undoes the pruning alone. Nothing happens if another pruning has taken its place.
-        """
-        if self._together.states:
-            for state in list(self._together.states):
-                state.detach()
-            with torch.no_grad():
-                for name, (parameter, values) in self._before.items():
-                    mask = self.masks[name].to(parameter.device)
-                    parameter.copy_(torch.where(mask, values, parameter))
+        """Give every weight its own bits back, as `prunus.restore` does, unless other masks are in force."""
+        for state in list(self._together.states):
+            state.detach()
         return self.model
 
     def __enter__(self) -> Reconstruction:
@@ -131,10 +122,13 @@ def sparsegpt(
 ) -> Reconstruction:
     """Prune, and let survivors make up for it: SparseGPT (Frantar, Alistarh 2023, arXiv 2301.00774).
 
+    To restore undoes both, and what survivors have learned since.
+
     Layer by layer, in the order in which they are called, each on what the pruned ones before it give:
-    columns are solved from left to right; weights with the least w²/[H⁻¹] fall, H being the sum of products of
-    inputs, and columns to the right make up for them exactly. One layer's H is in memory at a time; the
-    network is run once a layer. A convolution, unless transposed, is a linear layer of patches, group by group.
+    columns are solved from left to right; weights with the least w²/[H⁻¹] fall, H being the sum of products
+    of inputs, and columns to the right make up for them exactly. One layer's H is in memory at a time; the
+    network is run once a layer. A convolution, unless transposed, is a linear layer of patches, group by
+    group.
 
     Args:
         model: the network, pruned in place, forward and backward; its original weights, if it is pruned.
@@ -170,6 +164,9 @@ def sparsegpt(
     if not 0 < dampening < float("inf"):
         raise ValueError(f"dampening must be above 0, got {dampening!r}")
     weights = find_weights(model, layers, include, exclude)
+    for name, weight in weights.items():
+        check_writable(weight)
+        check_finite(name, weight.values)
     aliases = aliases_of(model)
     parts = fractions(amount, {name: aliases[name] for name in weights})
     partitions = {name: _single(weight) for name, weight in weights.items()}
@@ -193,10 +190,9 @@ def sparsegpt(
             with torch.no_grad():
                 weight.parameter.copy_(solved[name])
     together = prune_by(model, masks, "both")
-    with torch.no_grad():
-        for name, values in solved.items():
-            weights[name].parameter.copy_(values)
-    return Reconstruction(model, Masks(masks), errors, together, before)
+    for state in together.states:
+        state.replace(solved[state.name])
+    return Reconstruction(model, Masks(masks), errors, together)
 
 
 def solve(
@@ -247,8 +243,9 @@ def _inputs(partition: Partition) -> int:
 
 def _check(weight: WeightTensor, inputs: int, scope: str, budget: Budget, fraction: float) -> None:
     name = weight.name
-    if weight.attribute != "weight" or not all(map(has_patches, weight.owners)):
-        kind = type(weight.owners[0]).__name__
+    others = [owner for owner in weight.owners if weight.attribute != "weight" or not has_patches(owner)]
+    if others:
+        kind = type(others[0]).__name__
         raise ValueError(f"{name} is of a {kind}, which is not solved for: exclude it")
     if budget.fraction is not None and fraction and abs(fraction - budget.fraction) > 1e-9:
         raise ValueError(f"scope={scope!r} prunes {budget.fraction:g} or nothing: p_prune is {fraction:g}")
@@ -271,11 +268,14 @@ def _put_back() -> Iterator[dict[str, tuple[nn.Parameter, Tensor]]]:
 def _in_order(model: nn.Module, weights: Mapping[str, WeightTensor], batches: Batches) -> Sequence[str]:
     """The names, in the order in which the layers are called first."""
     found: dict[str, None] = {}
-    first = itertools.islice(iter(batches), 1)
-    listen(model, list(weights.values()), first, lambda name, layer, x: found.setdefault(name))
+    some = itertools.takewhile(lambda _: len(found) < len(weights), batches)
+    listen(model, list(weights.values()), some, lambda name, layer, x: found.setdefault(name))
     missing = [name for name in weights if name not in found]
     if missing:
-        raise ValueError(f"{missing[0]} is of a layer that is never called: exclude it")
+        raise ValueError(
+            f"{missing[0]} is of a layer that is never called (as an nn.MultiheadAttention does not call its "
+            "out_proj): exclude it"
+        )
     return list(found)
 
 

@@ -29,7 +29,7 @@ def put_on(model: nn.Module, masks: Mapping[str, Tensor], passes: str) -> Togeth
     """Prune these weights, and no others. If that fails, the model stays pruned as it was."""
     weights = layer_weights(model)
     for name in masks:
-        _check_writable(weights[name])
+        check_writable(weights[name])
     _check_one_mask(model, [weights[name] for name in masks])
     attention = {id(m.out_proj): m for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     together, states = Together(), []
@@ -51,7 +51,7 @@ def zero(model: nn.Module, names: Iterable[str], masks: Iterable[tuple[str, Tens
     """Undo all pruning, then set what these masks prune to zero for good."""
     weights = layer_weights(model)
     for name in names:
-        _check_writable(weights[name])
+        check_writable(weights[name])
     take_off(model)
     with torch.no_grad():
         for name, mask in masks:
@@ -107,7 +107,8 @@ def _check_one_mask(model: nn.Module, weights: Sequence[WeightTensor]) -> None:
     )
 
 
-def _check_writable(weight: WeightTensor) -> None:
+def check_writable(weight: WeightTensor) -> None:
+    """Raise a ValueError where zeros cannot be written into a weight, or no mask stand beside it."""
     check_one_name(weight)
     check_dtype(weight.name, weight.parameter)
     if weight.parameter.is_inference():

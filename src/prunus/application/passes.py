@@ -34,6 +34,7 @@ class Zeros(Part):
 
     loading = False  # whether a state_dict that is being read has values for this weight
     own = False  # and whether it was saved while this pruning was in force
+    replaced = False  # whether survivors are others than those before pruning, which the backup has
     origin = ""  # a word for this pruning of these values
     seen = -1  # the version of the parameter when autocast last forgot it
 
@@ -134,6 +135,7 @@ class Zeros(Part):
 
     def adopt(self) -> None:
         """What the parameter holds now is the backup, of another origin, and zeros go into it."""
+        self.replaced = False
         self.origin = uuid4().hex  # by which this network's checkpoints are known from others'
         parameter = self.state.parameter
         if parameter.is_meta:
@@ -152,8 +154,17 @@ class Zeros(Part):
         if not self.state.has_backup or self.state.parameter.shape != self.state.mask.shape:
             return None
         mask = self.state.fitting_mask()
-        take_over(self.state.backup, self.state.parameter.detach(), mask)
+        if not self.replaced:
+            take_over(self.state.backup, self.state.parameter.detach(), mask)
         return self.state.backup
+
+    def replace(self, values: Tensor) -> None:
+        """The backup stays what it is."""
+        self.original()
+        with torch.no_grad():
+            self.state.parameter.copy_(values)
+        self.replaced = True
+        self.zero()
 
     def before_change(self) -> None:
         """Bring the backup up to date."""

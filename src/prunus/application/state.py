@@ -60,6 +60,9 @@ class Part:
     def adopt(self) -> None:
         """It has taken it."""
 
+    def replace(self, values: Tensor) -> None:
+        """Let survivors be others, until pruning is undone."""
+
     def before_change(self) -> None:
         """The mask is about to be exchanged."""
 
@@ -286,6 +289,11 @@ class PrunedWeight:
         """An optimizer has moved the parameter."""
         for part in self.parts:
             part.after_step()
+
+    def replace(self, values: Tensor) -> None:
+        """Let survivors be others, until pruning is undone: what they were counts as the original."""
+        for part in self.parts:
+            part.replace(values)
 
     def exchange(self, mask: Tensor) -> None:
         """Prune by this mask from now on, or, if that fails, by the old one.

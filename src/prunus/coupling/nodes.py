@@ -40,14 +40,17 @@ class Unit:
     why: list[str] = field(default_factory=list)
 
 
+OPAQUE = 1  # the label of values of which is not known where they come from: what meets them stays whole
+
+
 class Nodes:
-    """Whole numbers from 1 as names of filters and entries, and which of them are joined."""
+    """Whole numbers as names of filters and entries, and which of them are joined."""
 
     def __init__(self) -> None:
-        self._starts: list[int] = [1]
-        self._ranges: list[tuple[str, int | None]] = []
+        self._starts: list[int] = [OPAQUE, OPAQUE + 1]
+        self._ranges: list[tuple[str, int | None]] = [("", None)]
         self._known: dict[tuple[str, int | None], int] = {}
-        self._parents: dict[int, int] = {}
+        self._parents: dict[int, int] = {OPAQUE: OPAQUE}
         self._why: dict[int, str] = {}
         self._filters: set[int] = set()
 
@@ -88,14 +91,14 @@ class Nodes:
         a, b = a.expand(size), b.expand(size)
         both = (a > 0) & (b > 0) & (a != b)
         for one, other in torch.unique(torch.stack([a[both], b[both]], 1), dim=0).tolist():
-            below, above = self.root(one), self.root(other)
+            above, below = sorted((self.root(one), self.root(other)))
             self._parents[below] = above
             if below in self._filters:
                 self._filters.add(above)
 
     def fix(self, labels: Tensor, why: str) -> None:
         """Let these stay whole, and all that hang together with them."""
-        for node in torch.unique(labels[labels > 0]).tolist():
+        for node in torch.unique(labels[labels > OPAQUE]).tolist():
             self._why.setdefault(node, why)
             self.root(node)
 
@@ -114,6 +117,8 @@ class Nodes:
             unit = found.setdefault(self.root(node), Unit())
             place = bisect_right(self._starts, node) - 1
             (name, inputs), flat = self._ranges[place], node - self._starts[place]
+            if node == OPAQUE:
+                continue
             if inputs is None:
                 unit.entries.append((name, flat))
             else:
@@ -121,6 +126,8 @@ class Nodes:
         for node, why in self._why.items():
             unit = found[self.root(node)]
             unit.why += [why] if why not in unit.why else []
+        unfollowed = found[self.root(OPAQUE)]
+        unfollowed.why = unfollowed.why or ["hang together with what is not followed"]
         return [unit for unit in found.values() if unit.filters]
 
 

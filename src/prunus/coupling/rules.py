@@ -8,6 +8,7 @@ rule is not followed: the filters that reach it stay whole.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils._pytree import tree_leaves, tree_map
 
-from prunus.coupling.nodes import merged, narrowed
+from prunus.coupling.nodes import OPAQUE, merged, narrowed
 
 if TYPE_CHECKING:
     from prunus.coupling.trace import Trace
@@ -42,6 +43,17 @@ class Call:
                 given = self.args[place] if place < len(self.args) else None
                 return self.kwargs.get(name, argument.default_value) if given is None else given
         raise KeyError(name)
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """All that come out."""
+        return [leaf for leaf in tree_leaves(self.output) if isinstance(leaf, Tensor)]
+
+    @property
+    def written(self) -> list[Tensor]:
+        """The arguments that are written to."""
+        names = [a.name for a in self.operation._schema.arguments if a.alias_info and a.alias_info.is_write]
+        return [leaf for name in names for leaf in tree_leaves(self[name]) if isinstance(leaf, Tensor)]
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -74,18 +86,23 @@ def rule_of(operation: OpOverload) -> Rule:
     return reduction if torch.Tag.reduction in operation.tags else unknown
 
 
-def unknown(trace: Trace, call: Call) -> Label:
-    """What comes out belongs to no filter, and what goes in stays whole."""
-    for tensor in call.tensors:
-        label = trace.label_of_activation(tensor)
-        if label is not None:
-            trace.nodes.fix(narrowed(label), f"reach {call.operation.overloadpacket}, which is not followed")
-    return None
+def unknown(trace: Trace, call: Call) -> Label | Sequence[Label]:
+    """What goes in stays whole, and so does what meets that which comes out."""
+    labels = [trace.label_of_activation(tensor) for tensor in call.tensors]
+    known = [label for label in labels if label is not None]
+    for label in known:
+        trace.nodes.fix(narrowed(label), f"reach {call.operation.overloadpacket}, which is not followed")
+    return [opaque(x) if known and (x.is_floating_point() or x.is_complex()) else None for x in call.outputs]
+
+
+def opaque(tensor: Tensor) -> Tensor:
+    """Labels of values of which is not known where they come from."""
+    return torch.tensor(OPAQUE).expand(tensor.shape)
 
 
 @rule(
     "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones",
-    "new_empty", "new_full", "fill_", "zero_", "argmax", "argmin", "bernoulli_", "uniform_",
+    "new_empty", "new_full", "fill_", "zero_", "bernoulli_", "uniform_",
 )  # fmt: skip
 def nothing(trace: Trace, call: Call) -> Label:
     """New values, or none that belong to a channel."""
@@ -98,6 +115,8 @@ def nothing(trace: Trace, call: Call) -> Label:
 )  # fmt: skip
 def same(trace: Trace, call: Call) -> Label:
     """Each entry belongs to where the entry at its place did."""
+    if trace.settles(call.output, call.tensors):
+        return None
     return trace.label(call.args[0])
 
 
@@ -120,23 +139,48 @@ def halved(trace: Trace, call: Call) -> Label:
 
 
 def reduction(trace: Trace, call: Call) -> Label:
-    """What was the same along the axes stays; a mixture of channels belongs to none."""
+    """What was the same along the axes stays. Of what was not, sums of a few hang together, as of a stack.
+
+    A mixture of more channels than are left belongs to none of them.
+    """
     label = trace.label(call.args[0])
-    if label is None or not isinstance(call.output, Tensor) or not label.dim():
+    if label is None or not label.dim():
         return None
+    small, kept = narrowed(label), _kept_axes(call, label.dim())
+    rest = [axis for axis in range(label.dim()) if axis not in kept]
+    found = merged(small, rest)
+    if found is None:
+        if math.prod(small.shape[axis] for axis in kept) < math.prod(small.shape[axis] for axis in rest):
+            return None
+        found = small.amax(rest, keepdim=True)
+        trace.nodes.join(small, found)
+    output = call.outputs[0]
+    if output.dim() < label.dim():
+        found = found.reshape([found.shape[axis] for axis in kept])
+    return trace.nodes.roots(found).expand(output.shape)
+
+
+def _kept_axes(call: Call, count: int) -> list[int]:
+    """Along which a reduction does not go."""
     axes = call["dim"] if any(a.name == "dim" for a in call.operation._schema.arguments) else None
-    given = range(label.dim()) if axes is None or axes == [] else [axes] if isinstance(axes, int) else axes
-    kept = [axis for axis in range(label.dim()) if axis not in {axis % label.dim() for axis in given}]
-    small = merged(narrowed(label), [axis for axis in range(label.dim()) if axis not in kept])
-    if small is None:
-        return None
-    if call.output.dim() < label.dim():
-        small = small.reshape([small.shape[axis] for axis in kept])
-    return small.expand(call.output.shape)
+    given = range(count) if axes is None or axes == [] else [axes] if isinstance(axes, int) else axes
+    return [axis for axis in range(count) if axis not in {axis % count for axis in given}]
+
+
+@rule("max", "min", "argmax", "argmin")
+def compared(trace: Trace, call: Call) -> Label | Sequence[Label]:
+    """Of channels that are compared with each other, all stay."""
+    label = trace.label(call.args[0])
+    if len(call.tensors) > 1:
+        return pointwise(trace, call)
+    found = reduction(trace, call)
+    if label is not None and found is None:
+        return unknown(trace, call)
+    return found if call.outputs[0].is_floating_point() else None
 
 
 @rule("as_strided_")
-def restrided(trace: Trace, call: Call) -> Label:
+def restrided(trace: Trace, call: Call) -> Label | Sequence[Label]:
     """Pooling sets the order in memory anew."""
     label = trace.label_of_activation(call.args[0])
     return label if label is None or label.shape == call.output.shape else unknown(trace, call)
@@ -152,26 +196,47 @@ def reshaped(trace: Trace, call: Call) -> Label:
 @rule(
     "t", "transpose", "permute", "expand", "unsqueeze", "squeeze", "select", "slice", "split", "unbind",
     "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "cat", "stack", "roll", "flip",
-    "repeat", "index", "index_select", "gather", "diagonal", "unfold", "movedim", "pixel_shuffle", "im2col",
-    "pixel_unshuffle", "channel_shuffle", "constant_pad_nd", "reflection_pad2d", "replication_pad2d",
+    "repeat", "index", "index_select", "gather", "diagonal", "unfold", "movedim", "rot90", "im2col",
+    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "constant_pad_nd", "reflection_pad1d",
+    "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d",
 )  # fmt: skip
-def moved(trace: Trace, call: Call) -> Label | Sequence[Label]:
+def moved(trace: Trace, call: Call) -> Sequence[Label]:
     """Where entries go, their labels go: the same operation moves them."""
     data = call.args[0]
     several = data if isinstance(data, (list, tuple)) else [data]
     labels = [trace.label(tensor) for tensor in several]
     if all(label is None for label in labels):
-        return None
+        return []
     whole = [
-        torch.zeros(t.shape, dtype=torch.int64) if la is None else la
-        for t, la in zip(several, labels, strict=True)
+        torch.zeros(t.shape, dtype=torch.int64) if label is None else label
+        for t, label in zip(several, labels, strict=True)
     ]
-    rest = tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, list(call.args[1:]))
+    rest = _on_cpu(list(call.args[1:]))
     if call.operation.overloadpacket is aten.constant_pad_nd:
         rest = rest[:1]  # with 0, whatever the value
-    found: Label | Sequence[Label] = call.operation(
-        whole if several is data else whole[0], *rest, **call.kwargs
-    )
+    if call.operation.overloadpacket in FLOATS:
+        whole = [label.double() for label in whole]
+    found = call.operation(whole if several is data else whole[0], *rest, **call.kwargs)
+    return [leaf.long() for leaf in tree_leaves(found)]
+
+
+PADS = [f"{kind}_pad{axes}d" for kind in ("reflection", "replication") for axes in (1, 2, 3)]
+FLOATS = [getattr(aten, name) for name in ("im2col", *PADS)]  # which are not made for whole numbers
+
+
+def _on_cpu(values: list[Any]) -> list[Any]:
+    found: list[Any] = tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, values)
+    return found
+
+
+@rule("transpose_", "t_", "squeeze_", "unsqueeze_", "swapaxes_", "swapdims_")
+def moved_in_place(trace: Trace, call: Call) -> Label:
+    """The same of a tensor that has been moved already."""
+    label = trace.label(call.args[0])
+    if label is None or not trace.is_labelled(call.args[0]):
+        return label
+    name = call.operation.overloadpacket.__name__.removesuffix("_")
+    found: Tensor = getattr(aten, name)(label, *call.args[1:])
     return found
 
 
@@ -182,7 +247,7 @@ def moved(trace: Trace, call: Call) -> Label | Sequence[Label]:
     "upsample_linear1d", "upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_bicubic2d",
     "upsample_trilinear3d",
 )  # fmt: skip
-def resized(trace: Trace, call: Call) -> Label:
+def resized(trace: Trace, call: Call) -> Label | Sequence[Label]:
     """Channels stay, positions change."""
     label = trace.label(call.args[0])
     if label is None:
@@ -199,7 +264,7 @@ def resized(trace: Trace, call: Call) -> Label:
     "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
     "cudnn_batch_norm", "_batch_norm_with_update", "native_group_norm",
 )  # fmt: skip
-def normed(trace: Trace, call: Call) -> Label:
+def normed(trace: Trace, call: Call) -> Label | Sequence[Label]:
     """Scale and shift hang together with their channel."""
     if trace.is_parameter(call.args[0]):  # which is standardized
         return unknown(trace, call)
@@ -231,10 +296,10 @@ def embedded(trace: Trace, call: Call) -> Label:
 
 
 @rule("convolution")
-def convolved(trace: Trace, call: Call) -> Label:
+def convolved(trace: Trace, call: Call) -> Label | Sequence[Label]:
     """Filters are new labels; those of a group of channels hang together with all that it reads."""
     weight, groups = call["weight"], call["groups"]
-    units = _filters_of_convolution(trace, weight, groups, call["transposed"])
+    units = _filters_of_convolution(trace, weight, groups, bool(call["transposed"]))
     if units is None:
         return unknown(trace, call)
     label = trace.label(call["input"])
@@ -257,11 +322,10 @@ def _filters_of_convolution(trace: Trace, weight: Tensor, groups: int, transpose
     while flat.dim() > 2:
         flat = flat[..., 0]  # one position of the kernel
     if not transposed:
-        return trace.filters(flat)
+        return trace.filters(flat, axis=1)
     inputs, outputs = flat.shape
-    parts = [
-        trace.filters(part.t(), part=groups > 1) for part in flat.view(groups, inputs // groups, outputs)
-    ]
+    split = flat.view(groups, inputs // groups, outputs)
+    parts = [trace.filters(part.t(), axis=0, part=groups > 1) for part in split]
     found = [part for part in parts if part is not None]
     return torch.cat(found) if len(found) == len(parts) else None
 
@@ -292,8 +356,9 @@ def product(trace: Trace, output: Tensor, a: Tensor, b: Tensor, bias: Tensor | N
     a, b = (a[None] if a.dim() == 1 else a), (b[:, None] if b.dim() == 1 else b)
     left, right = trace.filters(a), trace.filters(b.mT)
     added = None if bias is None else trace.label(bias)
-    if left is not None and right is not None:
-        return None  # of two weights
+    if left is not None and right is not None:  # a weight in two factors
+        trace.nodes.fix(torch.cat([left.flatten(), right.flatten()]), "make another weight")
+        return opaque(output)
     if right is not None:
         label: Label = _applied(trace, trace.label(a), right, added)
         added = None

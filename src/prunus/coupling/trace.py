@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from prunus.coupling.nodes import Nodes, Unit, narrowed
-from prunus.coupling.rules import Call, Label, rule_of
+from prunus.coupling.nodes import OPAQUE, Nodes, Unit, narrowed
+from prunus.coupling.rules import Call, Label, rule_of, unknown
 from prunus.modes import eval_mode
 
 OUTPUTS = "are outputs of the network"
@@ -45,15 +45,35 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run an operation, and label what it gives."""
-        output = func(*args, **(kwargs or {}))
+        given = kwargs or {}
+        rule = rule_of(func)
+        if rule is unknown:
+            with self:
+                output = func.decompose(*args, **given)
+            if output is not NotImplemented:
+                return output
+        output = func(*args, **given)
         if all(self.is_parameter(tensor) for tensor in tree_leaves(output)):
             return output  # a view
-        labels = rule_of(func)(self, Call(func, args, kwargs or {}, output))
+        call = Call(func, args, given, output)
+        try:
+            labels = rule(self, call)
+        except Exception:  # of an operation on labels, which it may not be made for
+            labels = unknown(self, call)
         several = labels if isinstance(labels, (list, tuple)) else [labels]
-        for tensor, label in zip(tree_leaves(output), several, strict=False):
+        written = call.written
+        for tensor, label in zip(call.outputs, several, strict=False):
             if label is not None:
-                self._labels[tensor] = narrowed(label).expand(tensor.shape)
+                self._set(tensor, narrowed(label).expand(tensor.shape), any(tensor is w for w in written))
         return output
+
+    def _set(self, tensor: Tensor, label: Tensor, written: bool) -> None:
+        """Label what came out, or what was written into memory that others may see."""
+        seen = _memory(tensor) in self._written
+        if written and (seen or tensor not in self._labels):
+            self.write(tensor, lambda place: place.copy_(label))
+        elif not seen:  # of a view of such memory it has the labels already
+            self._labels[tensor] = label
 
     def label(self, tensor: Any) -> Label:
         """Of each entry, the filter that it comes from, or the entry of a parameter that it is."""
@@ -73,6 +93,10 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return found
         held = self._written.get(_memory(tensor))
         return held and held[1].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+    def is_labelled(self, tensor: Tensor) -> bool:
+        """Whether it has labels of its own, and not those of memory that was written to."""
+        return tensor in self._labels
 
     def is_parameter(self, tensor: Any) -> bool:
         """Whether this is one, or a view of one."""
@@ -105,7 +129,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         That is what varies along no axis along which the other does, as a scale of all channels or a bias of
         positions; other than entries that are many for one channel.
         """
-        if a is None or b is None:
+        if a is None or b is None or bool((a == OPAQUE).any()) or bool((b == OPAQUE).any()):
             return self.joined(a, b)
         size = torch.broadcast_shapes(a.shape, b.shape)  # type: ignore[no-untyped-call]
         a, b = narrowed(a.expand(size)), narrowed(b.expand(size))
@@ -117,19 +141,21 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if axes[0] & axes[1] or not (axes[0] | axes[1]) or entries_of_one:
             return self.joined(a.expand(size), b.expand(size))
         for label, along in zip((a, b), axes, strict=True):
-            if all(filters) and not along:
+            if all(filters) and (all(axes) or not along):
                 self.nodes.fix(label, "are spread over several channels")
         return (a if filters[0] and (axes[0] or not filters[1]) else b).expand(size)
 
-    def filters(self, weight: Tensor, part: bool = False) -> Label:
+    def filters(self, weight: Tensor, axis: int | None = None, part: bool = False) -> Label:
         """Of a weight as (..., outputs, inputs) the label of each output; None where it is no parameter's.
 
         Args:
             weight: that, or a view of some of its inputs.
+            axis: of the parameter, along which inputs lie, where its layer says so.
             part: whether those at other inputs are other filters, as in another group of a convolution.
         """
         home = self._home(weight) if self.label_of_activation(weight) is None else None
-        axis = None if home is None else _axis(home[1], weight)
+        if axis is None and home is not None:
+            axis = _axis(home[1], weight)
         if home is None or axis is None:
             return None
         name, values = home
@@ -202,15 +228,30 @@ def trace(model: nn.Module, parameters: Mapping[str, Tensor], example_inputs: An
         example_inputs: what the network is called with: a tensor, a tuple of arguments or a dict of keywords.
     """
     tracing = Trace(parameters)
-    args, kwargs = _call(example_inputs, next(iter(parameters.values())).device)
-    with eval_mode(model), torch.no_grad(), _plainly():
-        with tracing:
+    device = next(iter(parameters.values())).device
+    args, kwargs = _call(example_inputs, device)
+    random = [device] if device.type == "cuda" else []
+    with eval_mode(model), torch.inference_mode(False), torch.no_grad(), _plainly():
+        with torch.random.fork_rng(random), tracing:
             output = model(*args, **kwargs)
-        for leaf in tree_leaves(output):
-            label = tracing.label(leaf)
+        found = list(_tensors(output))
+        if not found:
+            kind = type(output).__name__
+            raise ValueError(f"coupled=True cannot tell what the outputs are: a {kind} without tensors")
+        for tensor in found:
+            label = tracing.label(tensor)
             if label is not None:
                 tracing.nodes.fix(narrowed(label), OUTPUTS)
     return tracing.nodes.units()
+
+
+def _tensors(output: Any, depth: int = 4) -> Iterator[Tensor]:
+    """All that are in what a network gives: in containers, and in attributes of objects."""
+    for leaf in tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif hasattr(leaf, "__dict__") and not isinstance(leaf, type) and depth:
+            yield from _tensors(dict(vars(leaf)), depth - 1)
 
 
 def _call(example_inputs: Any, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:

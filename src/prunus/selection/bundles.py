@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.coupling.nodes import Unit
+from prunus.coupling.nodes import Filter, Unit
 from prunus.coupling.trace import OUTPUTS, trace
 from prunus.masks import counted
 from prunus.selection.pieces import GRANULARITIES, Partition
@@ -110,11 +110,13 @@ def couple(model: nn.Module, weights: Mapping[str, WeightTensor], example_inputs
         ValueError: that leaves none.
     """
     known = layer_weights(model)
-    units = trace(model, {name: weight.parameter for name, weight in known.items()}, example_inputs)
     filters = {name: _partition(weight, "filter") for name, weight in weights.items()}
+    units = trace(model, {name: weight.parameter for name, weight in known.items()}, example_inputs)
+    for name in filters:
+        _take_whole_filters(name, units, filters[name], known[name].parameter)
     free = [unit for unit in units if _kept_by(unit, filters) is None]
     if not free:
-        raise ValueError(f"coupled=True leaves nothing to prune: {_reasons(units, filters)}")
+        raise ValueError(f"coupled=True leaves nothing to prune: {_reasons(units, filters, said=False)}")
     _warn_of_spared(units, filters)
     entries = {name: _partition(known[name], "weight") for unit in free for name, _ in unit.entries}
     partitions = {name: part for name in known if (part := (filters | entries).get(name))}
@@ -127,21 +129,41 @@ def couple(model: nn.Module, weights: Mapping[str, WeightTensor], example_inputs
     return Coupled(_bundles(free, filters, numbers), owners, partitions, devices)
 
 
+def _take_whole_filters(name: str, units: Sequence[Unit], partition: Partition, parameter: Tensor) -> None:
+    """Take entries of a chosen weight for its filters, where all that were seen of each are of one unit.
+
+    So a table that is read by an index or a slice is as one that is read by its own layer.
+    """
+    if not any(which == name for unit in units for which, _ in unit.entries):
+        return
+    numbers = _numbers(partition, parameter)
+    homes: dict[int, dict[int, int]] = {}  # of each filter the units, and a place in each
+    for number, unit in enumerate(units):
+        for _, place in (entry for entry in unit.entries if entry[0] == name):
+            homes.setdefault(int(numbers[place]), {})[number] = place
+    whole = {filter_: next(iter(of.items())) for filter_, of in homes.items() if len(of) == 1}
+    for number, place in whole.values():
+        units[number].filters.append(Filter(name, partition.inputs_axis, place))
+    for number in {number for number, _ in whole.values()}:
+        unit = units[number]
+        unit.entries = [e for e in unit.entries if e[0] != name or int(numbers[e[1]]) not in whole]
+
+
 def _partition(weight: WeightTensor, granularity: str) -> Partition:
     return Partition.of(weight.owners[0], GRANULARITIES[granularity], weight.attribute)
 
 
 def _kept_by(unit: Unit, filters: Mapping[str, Partition]) -> str | None:
     """Why it has to stay whole, if it has."""
+    if unit.why:
+        return unit.why[0]
     for name, axis, _ in unit.filters:
         if name not in filters:
             return f"hang together with {name}, which is not chosen"
         if axis != filters[name].inputs_axis:
             return f"hang together with the inputs of {name}"
     both = next((name for name, _ in unit.entries if name in filters), None)
-    if both:
-        return f"hang together with single weights of {both}"
-    return unit.why[0] if unit.why else None
+    return f"hang together with single weights of {both}" if both else None
 
 
 def _alike(units: Sequence[Unit], filters: Mapping[str, Partition]) -> list[list[Unit]]:
@@ -194,12 +216,19 @@ def _numbers(partition: Partition, parameter: Tensor) -> Tensor:
     return numbers
 
 
-def _reasons(units: Sequence[Unit], filters: Mapping[str, Partition], silent: str = "") -> str:
-    """What keeps filters of these weights, most filters first."""
+def _reasons(units: Sequence[Unit], filters: Mapping[str, Partition], said: bool = True) -> str:
+    """What keeps filters of these weights, most filters first.
+
+    Args:
+        units: all of the network.
+        filters: the weights.
+        said: whether that the outputs of the network's last layers stay goes without saying.
+    """
     found: Counter[str] = Counter()
     for unit in units:
         why = _kept_by(unit, filters)
-        if why and why != silent:
+        last = why == OUTPUTS and len({f.name for f in unit.filters}) == 1
+        if why and not (last and said):
             found[why] += sum(f.name in filters for f in unit.filters)
     seen = {f.name for unit in units for f in unit.filters}
     unseen = {name: part.count for name, part in filters.items() if name not in seen}
@@ -215,6 +244,6 @@ def _reasons(units: Sequence[Unit], filters: Mapping[str, Partition], silent: st
 
 def _warn_of_spared(units: Sequence[Unit], filters: Mapping[str, Partition]) -> None:
     """Say which filters of the chosen weights stay whole, but for the network's outputs."""
-    reasons = _reasons(units, filters, silent=OUTPUTS)
+    reasons = _reasons(units, filters)
     if reasons:
         warnings.warn(f"coupled=True leaves filters whole: {reasons}", stacklevel=depth_outside())

@@ -21,7 +21,7 @@ def matching(pattern: str, known: KnownAs) -> list[str]:
     exact = [name for name in known if pattern in (name, escape(name))]
     found = exact or [name for name, others in known.items() if any(matches(one, pattern) for one in others)]
     if not found:
-        raise ValueError(f"{pattern!r} matches no weight; names are like {_some(known)}")
+        raise ValueError(f"{pattern!r} matches no weight; names are like {', '.join(list(known)[:3])}")
     return found
 
 
@@ -31,10 +31,16 @@ def taken(patterns: Iterable[str], known: KnownAs) -> dict[str, list[str]]:
     Raises:
         ValueError: a pattern is left without any.
     """
-    left, found = dict(known), dict[str, list[str]]()
+    found: dict[str, list[str]] = {}
     for pattern in patterns:
-        found[pattern] = matching(pattern, left)
-        left = {name: others for name, others in left.items() if name not in found[pattern]}
+        meant = matching(pattern, known)
+        earlier = [other for other, names in found.items() if set(meant) & set(names)]
+        gone = {name for other in earlier for name in found[other]}
+        found[pattern] = [name for name in meant if name not in gone]
+        if not found[pattern]:
+            raise ValueError(
+                f"{pattern!r} matches no weight that {', '.join(map(repr, earlier))} has not taken"
+            )
     return found
 
 
@@ -50,7 +56,3 @@ def fractions(amount: Amount, known: KnownAs) -> dict[str, float]:
     for pattern, names in taken(amount, known).items():
         found |= dict.fromkeys(names, amount[pattern])
     return found
-
-
-def _some(known: KnownAs) -> str:
-    return ", ".join(list(known)[:3]) or "none is left"
