@@ -603,7 +603,7 @@ def test_what_stays_whole_is_said() -> None:
     choice = {"granularity": "filter", "layers": "all", "coupled": True, "example_inputs": torch.randn(2, 4)}
     with pytest.warns(
         UserWarning,
-        match=r"4 filters hang together with what is not followed; 4 filters reach aten\._fft.*; 4 .* of never",
+        match=r"4 filters hang together with what is not followed; 4 .* reach aten\._fft.*; 4 .* of never",
     ):
         masks = prunus.make_masks(Strange(), 0.5, **choice)
     assert {name for name, mask in masks.items() if not mask.all()} == {"inner.weight", "inner.bias"}
@@ -679,6 +679,15 @@ def test_measuring_takes_the_example_from_the_loader() -> None:
     best = prunus.find(model, loader, at_least=90, by=found, **choice)
     assert best.result.top1 >= 90
     assert set(best.masks) == set(masks)
+
+
+def test_heads_of_a_network_that_gives_its_cache_too() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 50, "n_embd": 16, "n_layer": 1, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).eval()
+    found = free(units_of(model, torch.tensor([[1, 2, 3]])))
+    assert found[(("transformer.h.0.attn.c_attn.weight", 24),)] == 2
+    assert 16 in found.values()  # the stream, which is tied to the logits by its inputs alone
 
 
 def test_hugging_face_networks_by_a_dict() -> None:

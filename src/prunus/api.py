@@ -15,19 +15,31 @@ from prunus.selection.ranking import Ranking, rank
 from prunus.surrogates.diversified import Diversified
 from prunus.surrogates.ensemble import Ensemble
 from prunus.surrogates.mup import MUP
+from prunus.training.gradual import Gradual
+from prunus.training.regrowth import SET, RigL
+from prunus.training.rewinding import Snapshot
+from prunus.training.schedules import Cubic, Exponential, Iterative, Linear, OneShot, Schedule
 from prunus.verbs import apply_masks, global_prune, gradient_prune, make_masks, masks_of, prune, restore
+from prunus.zeros import Sparsity, sparsity
 
 Groups = Pieces  # its former name
 
 __all__ = [
     "MUP",
+    "SET",
     "Criterion",
+    "Cubic",
     "Diversified",
     "Ensemble",
     "Evidence",
+    "Exponential",
     "Found",
+    "Gradual",
     "Groups",
+    "Iterative",
+    "Linear",
     "Masks",
+    "OneShot",
     "Pieces",
     "Point",
     "Probe",
@@ -35,8 +47,12 @@ __all__ = [
     "Ranking",
     "Reconstruction",
     "Result",
+    "RigL",
+    "Schedule",
     "Sensitivity",
     "Setting",
+    "Snapshot",
+    "Sparsity",
     "apply_masks",
     "digits",
     "evaluate",
@@ -52,5 +68,6 @@ __all__ = [
     "restore",
     "sensitivity",
     "sparsegpt",
+    "sparsity",
     "sweep",
 ]

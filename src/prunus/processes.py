@@ -15,13 +15,17 @@ from torch import Tensor
 T = TypeVar("T")
 
 
+def several() -> bool:
+    """Whether processes of `torch.distributed` have met."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def of_first(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """Boolean tensors as the first process of `torch.distributed` has them; all must come here, or none.
 
     The same tensors, where no group of processes has been made.
     """
-    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    if not several:
+    if not several():
         yield from tensors
         return
     for name, tensor in tensors:

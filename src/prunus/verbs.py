@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from prunus.masks import Masks, check_same_weights, emptied, warn_of_emptied
 from prunus.processes import of_first
 from prunus.scores.evidence import Evidence
 from prunus.selection.draw import Candidates
-from prunus.selection.ranking import Choice, rank
+from prunus.selection.ranking import Choice, lay_out, rank
 from prunus.weights import layer_weights
 
 if TYPE_CHECKING:
@@ -100,7 +100,23 @@ def prune(
     p_prune, p_bern = check_amount("p_prune", p_prune), check_fraction("p_bern", p_bern)
     choose("passes", passes, PASSES)
     [candidates] = rank(model, **choice).candidates([p_prune])
+    return _pruning(model, candidates, p_bern, passes, choice)
 
+
+def resume(model: nn.Module, kept: Mapping[str, Tensor], choice: Choice) -> Pruning:
+    """Prune by what was kept of each tensor or bundle, one boolean a piece, as if it had been ranked now.
+
+    Raises:
+        ValueError: it is of another network, or of other pieces.
+    """
+    layout = lay_out(model, choice)
+    counts = {name: part.count for name, part in layout.parts.items()}
+    if counts != {name: len(flags) for name, flags in kept.items()}:
+        raise ValueError("the state is of another network, or of other weights or pieces of it")
+    return _pruning(model, Candidates(dict(kept), layout), 1.0, "both", choice)
+
+
+def _pruning(model: nn.Module, candidates: Candidates, p_bern: float, passes: str, choice: Choice) -> Pruning:
     def deeper(p_prune: Amount, before: Candidates, evidence: Evidence | None) -> Candidates:
         given = choice if evidence is None else Choice(**{**choice, "evidence": evidence})
         return rank(model, **given).deeper(p_prune, before)

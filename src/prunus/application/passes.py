@@ -198,6 +198,7 @@ class MaskedGradient(Part):
     def __init__(self, state: PrunedWeight) -> None:
         super().__init__(state)
         self.hook: RemovableHandle | None = None
+        self.listener: Callable[[Tensor], None] | None = None
 
     def refresh(self) -> None:
         """Hook the parameter, or that which has taken its place."""
@@ -217,6 +218,8 @@ class MaskedGradient(Part):
     def mask(self, gradient: Tensor) -> Tensor:
         """The gradient of the survivors."""
         mask = self.state.mask
+        if self.listener:
+            self.listener(gradient)
         if gradient.layout is torch.sparse_coo:  # of an embedding, some rows only
             places, values = gradient._indices(), gradient._values()
             values = values.where(mask[tuple(places)], values.new_zeros(()))
@@ -227,6 +230,10 @@ class MaskedGradient(Part):
         keep_only(gradient, mask, out=survivors)
         return survivors
 
+    def listen(self, listener: Callable[[Tensor], None] | None) -> None:
+        """Tell this of whole gradients."""
+        self.listener = listener
+
     def unhook(self) -> None:
         """Unhook the parameter."""
         if self.hook is not None:
@@ -234,7 +241,7 @@ class MaskedGradient(Part):
             self.hook = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "hook": None}
+        return {**vars(self), "hook": None, "listener": None}
 
 
 class OtherGradient(Part):

@@ -63,6 +63,9 @@ class Part:
     def replace(self, values: Tensor) -> None:
         """Let survivors be others, until pruning is undone."""
 
+    def listen(self, listener: Callable[[Tensor], None] | None) -> None:
+        """Let this be told of whole gradients, those of pruned entries included; None ends it."""
+
     def before_change(self) -> None:
         """The mask is about to be exchanged."""
 
@@ -294,6 +297,11 @@ class PrunedWeight:
         """Let survivors be others, until pruning is undone: what they were counts as the original."""
         for part in self.parts:
             part.replace(values)
+
+    def listen(self, listener: Callable[[Tensor], None] | None) -> None:
+        """Let this be told of every whole gradient of the parameter, until another is; None ends it."""
+        for part in self.parts:
+            part.listen(listener)
 
     def exchange(self, mask: Tensor) -> None:
         """Prune by this mask from now on, or, if that fails, by the old one.

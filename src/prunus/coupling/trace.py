@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -234,7 +235,7 @@ def trace(model: nn.Module, parameters: Mapping[str, Tensor], example_inputs: An
     with eval_mode(model), torch.inference_mode(False), torch.no_grad(), _plainly():
         with torch.random.fork_rng(random), tracing:
             output = model(*args, **kwargs)
-        found = list(_tensors(output))
+        found = _tensors(output)
         if not found:
             kind = type(output).__name__
             raise ValueError(f"coupled=True cannot tell what the outputs are: a {kind} without tensors")
@@ -245,13 +246,20 @@ def trace(model: nn.Module, parameters: Mapping[str, Tensor], example_inputs: An
     return tracing.nodes.units()
 
 
-def _tensors(output: Any, depth: int = 4) -> Iterator[Tensor]:
-    """All that are in what a network gives: in containers, and in attributes of objects."""
-    for leaf in tree_leaves(output):
-        if isinstance(leaf, Tensor):
-            yield leaf
-        elif hasattr(leaf, "__dict__") and not isinstance(leaf, type) and depth:
-            yield from _tensors(dict(vars(leaf)), depth - 1)
+def _tensors(output: Any, depth: int = 4) -> list[Tensor]:
+    """All that are in what a network gives: in containers and dataclasses, or else in objects' attributes.
+
+    Objects beside tensors are no outputs, as caches of keys and values.
+    """
+    leaves = tree_leaves(output)
+    inner = [leaf for leaf in leaves if hasattr(leaf, "__dict__") and not isinstance(leaf, (type, Tensor))]
+    found = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    for leaf in inner if depth else ():
+        if is_dataclass(leaf):
+            found += _tensors(dict(vars(leaf)), depth - 1)
+    for leaf in inner if depth and not found else ():
+        found += _tensors(dict(vars(leaf)), depth - 1)
+    return found
 
 
 def _call(example_inputs: Any, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:

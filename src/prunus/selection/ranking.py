@@ -364,6 +364,15 @@ def _exceeds(start: Amount, amount: Amount) -> bool:
     return bool(start > amount)  # type: ignore[operator]
 
 
+def lay_out(model: nn.Module, choice: Choice) -> Layout:
+    """How the weights of a choice fall into pieces."""
+    weights = find_weights(
+        model, choice.get("layers", (nn.Conv2d,)), choice.get("include"), choice.get("exclude", ())
+    )
+    granularity, coupled = choice.get("granularity", "weight"), choice.get("coupled", False)
+    return _layout(model, weights, granularity, coupled, choice.get("example_inputs"))
+
+
 def _layout(
     model: nn.Module,
     weights: Mapping[str, WeightTensor],
