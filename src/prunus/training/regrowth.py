@@ -132,8 +132,8 @@ class Regrowing(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another one was, of the same arguments.
 
-        The model's and the optimizer's states are loaded after it; or before, and then a warning says that the
-        model had been pruned by other masks, which are those that this loads.
+        The model's and the optimizer's states are loaded after it; or before, and then a warning says that
+        the model had been pruned by other masks, which are those that this loads.
 
         Raises:
             ValueError: it is of other steps, or of another network. Nothing has changed then.
