@@ -187,8 +187,64 @@ os._exit(0)
 """
 
 
+TRAINED = """
+import os
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import prunus
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+
+
+def evidence(model):  # of other data on each process
+    return prunus.evidence(model, [(torch.randn(4, 8), torch.randint(4, (4,)))], criterion="snip")
+
+
+WAYS = {
+    "random": lambda m, o: prunus.Gradual(m, 0.8, range(2, 12, 2), criterion="random", layers="Linear"),
+    "evidence": lambda m, o: prunus.Gradual(
+        m, 0.8, range(2, 12, 2), criterion="snip", collect=lambda: evidence(m), layers="Linear"
+    ),
+    "SET": lambda m, o: prunus.SET(m, 0.8, range(2, 12, 2), optimizer=o, layers="Linear"),
+    "RigL": lambda m, o: prunus.RigL(m, 0.8, range(2, 12, 2), optimizer=o, layers="Linear"),
+    "RigL, one infinite": lambda m, o: prunus.RigL(m, 0.8, range(2, 12, 2), optimizer=o, layers="Linear"),
+}
+for name, made in WAYS.items():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    parallel = DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    torch.manual_seed(rank)
+    pruner = made(model, optimizer)
+    for step in range(1, 14):
+        optimizer.zero_grad()
+        x = torch.randn(4, 8)
+        if "infinite" in name and step == 4 and rank == 0:
+            x = x * torch.inf
+        parallel(x).square().mean().backward()
+        if step != 4 or "infinite" not in name:
+            optimizer.step()
+        pruner.step()
+        flat = torch.cat([mask.flatten().float() for mask in pruner.masks.values()] or [torch.zeros(1)])
+        flat = torch.cat([flat, *(p.detach().flatten() for p in model.parameters())])
+        everyone = [torch.empty_like(flat) for _ in range(2)]
+        dist.all_gather(everyone, flat)
+        assert torch.equal(everyone[0], everyone[1]), (name, step)
+    assert pruner.masks.pruned == int(0.8 * 192), (name, pruner.masks)
+print("done", rank, flush=True)
+dist.barrier()
+os._exit(0)
+"""
+
+
 @pytest.mark.parametrize(
-    "script", [SCRIPT, DECIDED, SHARDED], ids=["seeded", "decided by the first", "sharded"]
+    "script",
+    [SCRIPT, DECIDED, SHARDED, TRAINED],
+    ids=["seeded", "decided by the first", "sharded", "trained"],
 )
 def test_two_processes(script: str, tmp_path: Path) -> None:
     (tmp_path / "ranks.py").write_text(script)

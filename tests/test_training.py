@@ -366,3 +366,150 @@ def test_sparsity_counts_zeros_whoever_made_them() -> None:
     found = prunus.sparsity(model)
     assert (found.zeros, found.weights, found.fraction) == (64, 228, 64 / 228)
     assert repr(found) == "Sparsity(0.2807: 64 of 228 weights are zero)"
+
+
+def test_a_criterion_that_reads_what_fell_resumes_to_the_bit() -> None:
+    choice: dict[str, Any] = {"layers": "Conv2d", "criterion": "fpgm", "granularity": "filter", "start": 0.3}
+    for seed in range(10):
+        torch.manual_seed(seed)
+        model = nn.Conv2d(3, 16, 3)
+        pruner = prunus.Gradual(model, 0.6, [1, 2], **choice)
+        pruner.step()
+        saved = copy.deepcopy([model.state_dict(), pruner.state_dict()])
+        pruner.step()
+        again = nn.Conv2d(3, 16, 3)
+        resumed = prunus.Gradual(again, 0.6, [1, 2], **choice)
+        again.load_state_dict(saved[0])
+        resumed.load_state_dict(saved[1])
+        resumed.step()
+        assert resumed.masks == pruner.masks
+
+
+@pytest.mark.parametrize("kind", ["gradual", "iterative", "coupled", "rigl", "set"])
+def test_a_copy_goes_its_own_way(kind: str) -> None:
+    def copied(parts: Any) -> Any:
+        return copy.deepcopy(parts)
+
+    model = network()
+    optimizer = OPTIMIZERS["momentum"](model.parameters())
+    pruner = PRUNERS[kind](model, optimizer)
+    if kind in ("rigl", "set"):
+        pruner.generator = None  # which cannot be copied
+    train(model, optimizer, range(1, 5), lambda _: pruner.step())
+    other, others_optimizer, others_pruner = copied((model, optimizer, pruner))
+    random = torch.get_rng_state()
+    train(other, others_optimizer, range(5, 25), lambda _: others_pruner.step())
+    with torch.no_grad():
+        masks = {name: mask.clone() for name, mask in pruner.masks.items()}
+        assert all(torch.equal(mask, pruner.masks[name]) for name, mask in masks.items())
+    torch.set_rng_state(random)
+    train(model, optimizer, range(5, 25), lambda _: pruner.step())
+    assert others_pruner.masks == pruner.masks
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_an_earlier_state_undoes_what_came_after_it() -> None:
+    model = network()
+    optimizer = OPTIMIZERS["momentum"](model.parameters())
+    pruner = prunus.Gradual(model, 0.5, [2, 4], start=0.2, optimizer=optimizer, layers="all")
+    early = copy.deepcopy([model.state_dict(), pruner.state_dict()])
+    train(model, optimizer, range(1, 6), lambda _: pruner.step())
+    pruner.load_state_dict(early[1])
+    assert not prunus.masks_of(model)
+    model.load_state_dict(early[0])
+    train(model, optimizer, range(1, 6), lambda _: pruner.step())
+    assert pruner.masks.pruned == 114
+
+
+def test_gradients_of_autograd_grad_are_none_of_a_step() -> None:
+    model, x = nn.Linear(6, 6), torch.randn(5, 6)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    pruner = prunus.RigL(model, 0.5, [1], optimizer=optimizer, layers="Linear")
+    (penalty,) = torch.autograd.grad(model(x).square().sum(), model.weight, create_graph=True)
+    (0 * penalty.sum() + model(x).sum()).backward()
+    torch.testing.assert_close(pruner._gradients["weight"], x.sum(0).expand(6, 6))
+
+
+def test_a_step_that_fails_is_not_counted_and_changes_nothing() -> None:
+    model = network()
+    optimizer = OPTIMIZERS["momentum"](model.parameters())
+    pruner = prunus.RigL(model, 0.8, [1, 2], optimizer=optimizer, layers="all")
+    before = {name: mask.clone() for name, mask in pruner.masks.items()}
+    model[4].weight.requires_grad_(False)
+    with pytest.raises(RuntimeError, match=r"4\.weight has got no gradient"):
+        train(model, optimizer, range(1, 2), lambda _: pruner.step())
+    assert all(torch.equal(mask, before[name]) for name, mask in pruner.masks.items())
+    model[4].weight.requires_grad_(True)
+    pruner._prepare()
+    train(model, optimizer, range(1, 3), lambda _: pruner.step())
+    with torch.no_grad():
+        model[4].weight.fill_(math.nan)
+    other = prunus.SET(network(), 0.8, [1], optimizer=optimizer, layers="all")
+    with torch.no_grad():
+        other.model[4].weight.fill_(math.nan)
+    with pytest.raises(ValueError, match=r"4\.weight has values or scores that are NaN"):
+        other.step()
+    calls: list[int] = []
+
+    def collect() -> prunus.Evidence:
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError("no data")
+        return prunus.evidence(network(), [(torch.randn(2, 1, 6, 6), torch.tensor([0, 1]))], criterion="snip")
+
+    gradual = prunus.Gradual(network(), 0.5, [1], collect=collect, criterion="snip", layers="all")
+    with pytest.raises(OSError, match="no data"):
+        gradual.step()
+    assert gradual.step()
+    assert gradual.masks.pruned == 114
+
+
+@pytest.mark.parametrize("made", [prunus.SET, prunus.RigL])
+def test_sparse_gradients_of_embeddings(made: Any) -> None:
+    model = nn.Sequential(nn.Embedding(20, 8, sparse=True), nn.Flatten(), nn.Linear(16, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    pruner = made(model, 0.8, [2, 4], optimizer=optimizer, layers="all")
+    for _ in range(6):
+        optimizer.zero_grad()
+        model(torch.randint(20, (4, 2))).square().sum().backward()
+        optimizer.step()
+        pruner.step()
+    for name, mask in pruner.masks.items():
+        assert not model.get_parameter(name)[~mask].any()
+        assert not optimizer.state[model.get_parameter(name)]["momentum_buffer"].to_dense()[~mask].any()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[:4])
+def test_no_rounding_is_in_the_way(schedule: prunus.Schedule) -> None:
+    for start, to in ((0.03, 0.29), (0.29, 0.29), (0.0, 0.07), (0.1, 0.7)):
+        pruner = prunus.Gradual(
+            nn.Linear(10, 10), to, range(1, 6), start=start, schedule=schedule, layers="Linear"
+        )
+        for _ in range(5):
+            pruner.step()
+        assert pruner.masks.pruned == int(to * 100)
+
+
+def test_what_else_is_refused() -> None:
+    model = network()
+    with pytest.raises(ValueError, match=r"start=0\.3 is more than to=0\.05 of '0\.\*'"):
+        prunus.Gradual(model, {"0.*": 0.05, "*": 0.9}, [1, 2], start=0.3, layers="all")
+    with pytest.raises(ValueError, match="LBFGS remembers all weights in one vector"):
+        prunus.Gradual(model, 0.5, [1], optimizer=torch.optim.LBFGS(model.parameters()), layers="all")
+    optimizer = OPTIMIZERS["momentum"](model.parameters())
+    state = prunus.SET(network(), 0.5, [1], optimizer=optimizer, layers="all").state_dict()
+    pruner = prunus.SET(model, 0.5, [1], optimizer=optimizer, layers="all", generator=torch.Generator())
+    before = {name: mask.clone() for name, mask in pruner.masks.items()}
+    with pytest.raises(ValueError, match="the state is of one without a generator"):
+        pruner.load_state_dict(state)
+    assert all(torch.equal(mask, before[name]) for name, mask in pruner.masks.items())
+    snapshot = prunus.Snapshot(model, optimizer)
+    train(model, optimizer, range(1, 3), lambda _: None)
+    late = copy.deepcopy(model.state_dict())
+    optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
+    with pytest.raises(ValueError, match="parameter group"):
+        snapshot.rewind()
+    assert all(torch.equal(value, late[name]) for name, value in model.state_dict().items())
+    prunus.restore(model)
+    with pytest.raises(RuntimeError, match="restored or pruned anew"):
+        pruner.state_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from prunus.masks import Masks, check_same_weights, emptied, warn_of_emptied
 from prunus.processes import of_first
 from prunus.scores.evidence import Evidence
 from prunus.selection.draw import Candidates
-from prunus.selection.ranking import Choice, lay_out, rank
+from prunus.selection.ranking import Choice, lay_out, rank, rank_as_is
 from prunus.weights import layer_weights
 
 if TYPE_CHECKING:
@@ -117,11 +118,15 @@ def resume(model: nn.Module, kept: Mapping[str, Tensor], choice: Choice) -> Prun
 
 
 def _pruning(model: nn.Module, candidates: Candidates, p_bern: float, passes: str, choice: Choice) -> Pruning:
-    def deeper(p_prune: Amount, before: Candidates, evidence: Evidence | None) -> Candidates:
-        given = choice if evidence is None else Choice(**{**choice, "evidence": evidence})
-        return rank(model, **given).deeper(p_prune, before)
+    return Pruning(model, candidates, p_bern, passes, choice.get("generator"), partial(_deeper, choice))
 
-    return Pruning(model, candidates, p_bern, passes, choice.get("generator"), deeper)
+
+def _deeper(
+    choice: Choice, model: nn.Module, p_prune: Amount, before: Candidates, evidence: Evidence | None
+) -> Candidates:
+    """More candidates of the same choice, by the weights as they are now."""
+    given = choice if evidence is None else Choice(**{**choice, "evidence": evidence})
+    return rank_as_is(model, **given).deeper(p_prune, before)
 
 
 @knows_keywords(Choice)

@@ -126,6 +126,7 @@ class WeightTensor:
         owners: the modules.
         attribute: its name in each of them.
         elsewhere: names of it in other modules, in which it is called otherwise.
+        as_is: whether its values are those that it has now, zeros included.
     """
 
     name: str
@@ -133,10 +134,13 @@ class WeightTensor:
     owners: tuple[nn.Module, ...]
     attribute: str = "weight"
     elsewhere: tuple[str, ...] = ()
+    as_is: bool = False
 
     @property
     def values(self) -> Tensor:
         """The values before pruning, detached: survivors as they are now, even if trained since."""
+        if self.as_is:
+            return self.parameter.detach()
         states = ((owner, states_of(owner).get(self.attribute)) for owner in self.owners)
         found = (state.original_of(owner) for owner, state in states if state)
         return next((values for values in found if values is not None), self.parameter.detach())

@@ -199,6 +199,8 @@ class MaskedGradient(Part):
         super().__init__(state)
         self.hook: RemovableHandle | None = None
         self.listener: Callable[[Tensor], None] | None = None
+        self.accumulated: RemovableHandle | None = None
+        self.pending: Tensor | None = None  # a whole gradient that may be accumulated next
 
     def refresh(self) -> None:
         """Hook the parameter, or that which has taken its place."""
@@ -218,8 +220,7 @@ class MaskedGradient(Part):
     def mask(self, gradient: Tensor) -> Tensor:
         """The gradient of the survivors."""
         mask = self.state.mask
-        if self.listener:
-            self.listener(gradient)
+        self.pending = gradient if self.listener else None
         if gradient.layout is torch.sparse_coo:  # of an embedding, some rows only
             places, values = gradient._indices(), gradient._values()
             values = values.where(mask[tuple(places)], values.new_zeros(()))
@@ -231,8 +232,21 @@ class MaskedGradient(Part):
         return survivors
 
     def listen(self, listener: Callable[[Tensor], None] | None) -> None:
-        """Tell this of whole gradients."""
-        self.listener = listener
+        """Tell this of whole gradients, when they are accumulated: others than those of `autograd.grad`."""
+        self.listener, self.pending = listener, None
+        if self.accumulated is not None:
+            self.accumulated.remove()
+            self.accumulated = None
+        if listener and self.state.parameter.requires_grad:
+            parameter: Any = self.state.parameter
+            self.accumulated = parameter.register_post_accumulate_grad_hook(self.tell)
+
+    @unserializable_hook  # type: ignore[untyped-decorator]
+    def tell(self, parameter: Tensor) -> None:
+        """What was pending has been accumulated."""
+        if self.listener and self.pending is not None:
+            self.listener(self.pending)
+        self.pending = None
 
     def unhook(self) -> None:
         """Unhook the parameter."""
@@ -241,7 +255,7 @@ class MaskedGradient(Part):
             self.hook = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "hook": None, "listener": None}
+        return {**vars(self), "hook": None, "listener": None, "accumulated": None, "pending": None}
 
 
 class OtherGradient(Part):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 
 import torch
@@ -32,12 +33,13 @@ class Pruning:
         p_bern: float,
         passes: str,
         generator: torch.Generator | None,
-        deeper: Callable[[Amount, Candidates, Evidence | None], Candidates],
+        deeper: Callable[[nn.Module, Amount, Candidates, Evidence | None], Candidates],
     ) -> None:
-        self.model, self.candidates, self.p_bern, self.passes = model, candidates, p_bern, passes
+        self.model, self.p_bern, self.passes = model, p_bern, passes
         self.generator, self._deeper = generator, deeper
-        self.masks = self._draw(candidates)
-        candidates.warn_of_emptied(self.masks)  # before anything is done, as it may be made an error
+        self.candidates = self._agreed(candidates)
+        self.masks = self._draw(self.candidates)
+        self.candidates.warn_of_emptied(self.masks)  # before anything is done, as it may be made an error
         self._together = prune_by(model, self.masks, passes)
 
     def __repr__(self) -> str:
@@ -47,6 +49,12 @@ class Pruning:
     @property
     def _in_force(self) -> bool:
         return bool(self._together.states)
+
+    def _agreed(self, candidates: Candidates) -> Candidates:
+        """Those of the first process: others may have other evidence, or random numbers of their own."""
+        if self.generator:
+            return candidates
+        return replace(candidates, kept=dict(of_first(candidates.kept.items())))
 
     def _draw(self, candidates: Candidates) -> Masks:
         masks = candidates.draw(self.p_bern, self.generator)
@@ -90,7 +98,8 @@ class Pruning:
             Masks(1 tensor, 216 of 432 weights pruned)
         """
         self._check_in_force()
-        candidates = self._deeper(check_amount("p_prune", p_prune), self.candidates, evidence)
+        amount = check_amount("p_prune", p_prune)
+        candidates = self._agreed(self._deeper(self.model, amount, self.candidates, evidence))
         drawn, masks = self._draw(candidates), {}
         decided = candidates.layout.masks((name, ~kept) for name, kept in self.candidates.kept.items())
         for name, before in decided:

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,9 @@ from prunus.weights import (
     depth_outside,
     find_weights,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Choice(Which, total=False):
@@ -296,6 +299,45 @@ def rank(
         >>> [candidates.draw().pruned for candidates in ranking.candidates([0, 0.25, 0.5])]
         [0, 108, 216]
     """
+    choice: Choice = {
+        "criterion": criterion,
+        "granularity": granularity,
+        "scope": scope,
+        "norm": norm,
+        "layers": layers,
+        "include": include,
+        "exclude": exclude,
+        "evidence": evidence,
+        "generator": generator,
+        "keep_at_least": keep_at_least,
+        "coupled": coupled,
+        "example_inputs": example_inputs,
+    }
+    return _rank(model, as_is=False, **choice)
+
+
+def rank_as_is(model: nn.Module, **choice: Unpack[Choice]) -> Ranking:
+    """The same of the weights as they are now: what is pruned scores as the zeros that it is."""
+    return _rank(model, as_is=True, **choice)
+
+
+def _rank(
+    model: nn.Module,
+    *,
+    as_is: bool,
+    criterion: str | Criterion = "magnitude",
+    granularity: str = "weight",
+    scope: str | Scope | None = None,
+    norm: str = "l1",
+    layers: Layers = (nn.Conv2d,),
+    include: Patterns | None = None,
+    exclude: Patterns | None = (),
+    evidence: Evidence | None = None,
+    generator: torch.Generator | None = None,
+    keep_at_least: int = 0,
+    coupled: bool = False,
+    example_inputs: Any = None,
+) -> Ranking:
     if not isinstance(generator, torch.Generator | None):
         raise TypeError(f"generator must be a torch.Generator, got {generator!r}")
     if not isinstance(evidence, Evidence | None):
@@ -313,7 +355,7 @@ def rank(
     def scored(known: Evidence) -> list[Scored]:
         found = []
         for name, part in layout.parts.items():
-            own = [weights[weight] for weight in layout.weights_of(name)]
+            own = [replace(weights[weight], as_is=as_is) for weight in layout.weights_of(name)]
             found.append(Scored(name, _scores(name, own, part, by, pool, known, generator), part))
         return found
 

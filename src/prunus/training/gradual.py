@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -81,11 +82,18 @@ class Gradual:
         self._counter, self._collect, self._choice = Counter(steps), collect, Choice(**choice)
         self._optimizers = optimizers_of(optimizer)
         self.pruning: Pruning | None = None
-        last = self.amount(self._counter.cuts - 1)
-        if last != self.to:
-            raise ValueError(
-                f"{self._counter.cuts} steps are too few: {self.schedule} comes to {last} then, not to {to}"
-            )
+        self._check_amounts()
+
+    def _check_amounts(self) -> None:
+        targets = self.to if isinstance(self.to, Mapping) else {"": self.to}
+        for name, to in targets.items():
+            of = f" of {name!r}" if name else ""
+            if self.start > to:
+                raise ValueError(f"start={self.start:g} is more than to={to:g}{of}")
+            last = self.schedule(self.start, to, self._counter.cuts - 1, self._counter.cuts)
+            if not math.isclose(last, to, abs_tol=1e-9):
+                few = f"{self._counter.cuts} steps are too few"
+                raise ValueError(f"{few}: {self.schedule} comes to {last:g}{of}, not to {to:g}")
 
     def __repr__(self) -> str:
         masks = self.masks
@@ -98,10 +106,13 @@ class Gradual:
 
     def amount(self, cut: int) -> Amount:
         """What is pruned after the cut of this number, from 0."""
-        cuts = self._counter.cuts
         if isinstance(self.to, Mapping):
-            return {name: self.schedule(self.start, to, cut, cuts) for name, to in self.to.items()}
-        return self.schedule(self.start, self.to, cut, cuts)
+            return {name: self._part(to, cut) for name, to in self.to.items()}
+        return self._part(self.to, cut)
+
+    def _part(self, to: float, cut: int) -> float:
+        part = self.schedule(self.start, to, cut, self._counter.cuts)
+        return to if cut == self._counter.cuts - 1 else min(to, max(self.start, part))
 
     def step(self) -> bool:
         """One more step has been made; whether it was one at which is pruned.
@@ -109,9 +120,13 @@ class Gradual:
         Raises:
             RuntimeError: the model has been restored, or pruned by others, since the last cut.
         """
-        cut = self._counter.step()
-        if cut is None:
-            return False
+        cut = self._counter.next
+        if cut is not None:
+            self._cut(cut)
+        self._counter.step()
+        return cut is not None
+
+    def _cut(self, cut: int) -> None:
         known = self._collect() if self._collect else self._choice.get("evidence")
         if self.pruning is None:
             choice = Choice(**{**self._choice, "evidence": known})
@@ -119,7 +134,6 @@ class Gradual:
         else:
             self.pruning.deepen(self.amount(cut), evidence=known)
         clear(self._optimizers, self.model, self.masks)
-        return True
 
     def state_dict(self) -> dict[str, Any]:
         """What a training that is resumed needs, beside the states of the model and of the optimizer."""
@@ -137,11 +151,14 @@ class Gradual:
         Raises:
             ValueError: it is of other steps, or of another network. Nothing has changed then.
         """
-        self._counter.check(state)
+        generator = self._choice.get("generator")
+        self._counter.check(state, generator)
         if state["kept"]:
             self.pruning = resume(self.model, state["kept"], self._choice)
             clear(self._optimizers, self.model, self.masks)
+        elif self.pruning:
+            self.pruning.restore()
+            self.pruning = None
         self._counter.load_state_dict(state)
-        generator = self._choice.get("generator")
         if generator:
             generator.set_state(state["generator"])

@@ -20,6 +20,7 @@ from prunus.masks import Masks
 from prunus.processes import of_first, several
 from prunus.selection.line import keep_highest
 from prunus.selection.scope import Scope
+from prunus.selection.scored import check_finite
 from prunus.training.moments import clear, optimizers_of
 from prunus.training.steps import Counter
 from prunus.verbs import make_masks
@@ -73,6 +74,7 @@ class Regrowing(ABC):
             generator=generator,
             **which,
         )
+        self._shapes = {name: mask.shape for name, mask in masks.items()}
         self._prune(Masks(dict(of_first(masks.items()))))
 
     def __repr__(self) -> str:
@@ -82,6 +84,10 @@ class Regrowing(ABC):
     def masks(self) -> Masks:
         """Those in force."""
         return Masks({state.name: state.mask for state in self._together.states})
+
+    def _check_in_force(self) -> None:
+        if not self._together.states:
+            raise RuntimeError("the model has been restored or pruned anew since: nothing can grow")
 
     def _prune(self, masks: Masks) -> None:
         self._together = prune_by(self.model, masks, "both")
@@ -94,27 +100,31 @@ class Regrowing(ABC):
         Raises:
             RuntimeError: the model has been restored, or pruned by others, since.
         """
-        if not self._together.states:
-            raise RuntimeError("the model has been restored or pruned anew since: nothing can grow")
-        cut = self._counter.step()
+        self._check_in_force()
+        cut = self._counter.next
         if cut is not None:
             self._move(self.drop / 2 * (1 + math.cos(math.pi * cut / self._counter.cuts)))
+        self._counter.step()
         self._prepare()
         return cut is not None
 
     def _move(self, part: float) -> None:
-        for state in self._together.states:
-            mask, values = state.mask, state.parameter.detach().abs()
-            count = min(int(part * int(mask.sum())), int((~mask).sum()))
-            kept = _lowest_gone(values.masked_fill(~mask, math.inf), count)
-            growth = self._growth(state).masked_fill(mask & kept, -math.inf)
-            grown = ~_lowest_gone(growth.neg(), count)
-            [(_, new)] = of_first([(state.name, (mask & kept) | grown)])
-            begun = new & ~(mask & kept)
+        moves = [(state, *self._planned(state, part)) for state in self._together.states]
+        for state, new, begun in moves:
             state.exchange(new)
             with torch.no_grad():
                 state.parameter.masked_fill_(begun, 0)
             clear(self._optimizers, self.model, {state.name: new & ~begun})
+
+    def _planned(self, state: PrunedWeight, part: float) -> tuple[Tensor, Tensor]:
+        """What is kept of a weight from now on, and what of that begins anew."""
+        mask, values = state.mask, state.parameter.detach().abs()
+        check_finite(state.name, values)
+        count = min(int(part * int(mask.sum())), int((~mask).sum()))
+        kept = mask & _lowest_gone(values.masked_fill(~mask, math.inf), count)
+        grown = ~_lowest_gone(self._growth(state).masked_fill(kept, -math.inf).neg(), count)
+        [(_, new)] = of_first([(state.name, kept | grown)])
+        return new, new & ~kept
 
     def _prepare(self) -> None:  # noqa: B027
         """Before a step is made."""
@@ -124,7 +134,12 @@ class Regrowing(ABC):
         """Of each entry of a weight, how much it should grow; the highest do."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a training that is resumed needs, beside the states of the model and of the optimizer."""
+        """What a training that is resumed needs, beside the states of the model and of the optimizer.
+
+        Raises:
+            RuntimeError: the model has been restored, or pruned by others, since.
+        """
+        self._check_in_force()
         random = {"generator": self.generator.get_state()} if self.generator else {}
         masks = {name: mask.clone() for name, mask in self.masks.items()}
         return {**self._counter.state_dict(), "masks": masks, **random}
@@ -138,14 +153,19 @@ class Regrowing(ABC):
         Raises:
             ValueError: it is of other steps, or of another network. Nothing has changed then.
         """
-        self._counter.check(state)
+        self._counter.check(state, self.generator)
         masks = Masks(state["masks"])
-        if {name: mask.shape for name, mask in masks.items()} != {n: m.shape for n, m in self.masks.items()}:
+        if {name: mask.shape for name, mask in masks.items()} != self._shapes:
             raise ValueError("the state is of another network, or of other weights of it")
         self._prune(masks)
         self._counter.load_state_dict(state)
         if self.generator:
             self.generator.set_state(state["generator"])
+        self._prepare()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy, of its own copy of the network."""
+        vars(self).update(state)
         self._prepare()
 
 
@@ -206,17 +226,19 @@ class RigL(Regrowing):
         self._gradients[name] = gradient.clone() if known is None else known + gradient
 
     def _growth(self, state: PrunedWeight) -> Tensor:
-        found = self._gradients.get(state.name)
-        if found is None:
-            raise RuntimeError(
-                f"{state.name} has got no gradient in this step: call step() after each backward pass and "
-                "optimizer.step(), once"
-            )
-        if several():
-            dist.all_reduce(found)
-        return found.abs()
+        return self._gradients[state.name].abs()
 
     def _move(self, part: float) -> None:
+        missing = [state.name for state in self._together.states if state.name not in self._gradients]
+        if missing and not several():  # of several processes, one may not have come to a layer
+            raise RuntimeError(
+                f"{missing[0]} has got no gradient in this step: call step() after each backward pass and "
+                "optimizer.step(), once"
+            )
+        for state in self._together.states:
+            found = self._gradients.setdefault(state.name, torch.zeros_like(state.parameter))
+            if several():
+                dist.all_reduce(found)
         if all(bool(gradient.isfinite().all()) for gradient in self._gradients.values()):
             super()._move(part)
 

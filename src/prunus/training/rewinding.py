@@ -18,7 +18,8 @@ class Snapshot:
     Pruned weights stay pruned when it is taken up again. With the weights (Frankle et al. 2020, arXiv
     1912.05671) survivors and batch-norm statistics are what they were; taken at the start, that is training
     the "winning ticket" anew. Without them only the learning rate is rewound (Renda, Frankle, Carbin 2020,
-    arXiv 2003.02389), and momentum and moments with it.
+    arXiv 2003.02389), and momentum and moments with it. A pruner among the others goes back too, its masks
+    included. What fails leaves all as it was.
 
     Args:
         model: the network.
@@ -54,9 +55,14 @@ class Snapshot:
         Args:
             weights: the network's too, its buffers included; or else only that of the others.
         """
-        if weights:
-            self.model.load_state_dict(self._state)
-        for one, state in zip(self.others, self._states, strict=True):
-            one.load_state_dict(copy.deepcopy(state))
+        parts = [(self.model, self._state)] * weights + list(zip(self.others, self._states, strict=True))
+        now = [(one, copy.deepcopy(one.state_dict())) for one, _ in parts]
+        try:
+            for one, state in parts:
+                one.load_state_dict(copy.deepcopy(state))
+        except BaseException:
+            for one, state in now:
+                one.load_state_dict(state)
+            raise
         optimizers = [one for one in self.others if isinstance(one, Optimizer)]
         clear(optimizers, self.model, masks_of(self.model))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from prunus.checks import check_whole
 
 
@@ -20,7 +22,7 @@ class Counter:
 
     Example:
         >>> counter = Counter(range(2, 5, 2))
-        >>> [counter.step() for _ in range(5)]
+        >>> [(counter.next, counter.step())[0] for _ in range(5)]
         [None, 0, None, 1, None]
     """
 
@@ -43,21 +45,23 @@ class Counter:
         """The number of the cut at the next step, if that is one."""
         return self._cuts.get(self.now + 1)
 
-    def step(self) -> int | None:
-        """One more; the number of the cut, if this is one."""
+    def step(self) -> None:
+        """One more."""
         self.now += 1
-        return self._cuts.get(self.now)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes."""
         return {"now": self.now, "steps": list(self.steps)}
 
-    def check(self, state: Mapping[str, Any]) -> None:
-        """Refuse the state of one of other steps.
+    def check(self, state: Mapping[str, Any], generator: torch.Generator | None) -> None:
+        """Refuse the state of one of other steps, or one that knows nothing of a generator that is there.
 
         Raises:
             ValueError: it is.
         """
+        check_whole("now", state["now"])
+        if generator and "generator" not in state:
+            raise ValueError("the state is of one without a generator, and this one has one")
         if list(state["steps"]) != self.steps:
             raise ValueError(
                 f"the state is of other steps: {len(state['steps'])} up to {state['steps'][-1]}, here "
@@ -66,5 +70,4 @@ class Counter:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self.check(state)
-        self.now = check_whole("now", state["now"])
+        self.now = state["now"]
