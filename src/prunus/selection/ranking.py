@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -313,43 +314,32 @@ def rank(
         "coupled": coupled,
         "example_inputs": example_inputs,
     }
-    return _rank(model, as_is=False, **choice)
+    return _rank(model, choice, as_is=False)
 
 
 def rank_as_is(model: nn.Module, **choice: Unpack[Choice]) -> Ranking:
     """The same of the weights as they are now: what is pruned scores as the zeros that it is."""
-    return _rank(model, as_is=True, **choice)
+    parameters = signature(rank).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is Parameter.KEYWORD_ONLY}
+    return _rank(model, Choice(**{**defaults, **choice}), as_is=True)  # type: ignore[typeddict-item]
 
 
-def _rank(
-    model: nn.Module,
-    *,
-    as_is: bool,
-    criterion: str | Criterion = "magnitude",
-    granularity: str = "weight",
-    scope: str | Scope | None = None,
-    norm: str = "l1",
-    layers: Layers = (nn.Conv2d,),
-    include: Patterns | None = None,
-    exclude: Patterns | None = (),
-    evidence: Evidence | None = None,
-    generator: torch.Generator | None = None,
-    keep_at_least: int = 0,
-    coupled: bool = False,
-    example_inputs: Any = None,
-) -> Ranking:
+def _rank(model: nn.Module, choice: Choice, as_is: bool) -> Ranking:
+    """By a choice in which nothing is missing."""
+    criterion, granularity, scope = choice["criterion"], choice["granularity"], choice["scope"]
+    evidence, generator = choice["evidence"], choice["generator"]
     if not isinstance(generator, torch.Generator | None):
         raise TypeError(f"generator must be a torch.Generator, got {generator!r}")
     if not isinstance(evidence, Evidence | None):
         raise TypeError(f"evidence must come from prunus.evidence, got {type(evidence).__name__}")
-    by, pool = chosen("criterion", criterion, CRITERIA), choose("norm", norm, NORMS)
+    by, pool = chosen("criterion", criterion, CRITERIA), choose("norm", choice["norm"], NORMS)
     where = settle_scope(criterion, granularity, scope)
-    cut, least = chosen("scope", where, SCOPES), check_whole("keep_at_least", keep_at_least)
+    cut, least = chosen("scope", where, SCOPES), check_whole("keep_at_least", choice["keep_at_least"])
     rounds = (traits(by) or Traits()).rounds
     if rounds > 1 and isinstance(where, str) and where not in list(SCOPES):
         raise ValueError(f"criterion={criterion!r} goes in {rounds} cuts, and scope={where!r} allows one")
-    weights = find_weights(model, layers, include, exclude)
-    layout = _layout(model, weights, granularity, coupled, example_inputs)
+    weights = find_weights(model, choice["layers"], choice["include"], choice["exclude"])
+    layout = _layout(model, weights, granularity, choice["coupled"], choice["example_inputs"])
     known = of_grads(weights.values()) if evidence is None else evidence
 
     def scored(known: Evidence) -> list[Scored]:
