@@ -547,6 +547,36 @@ def test_an_interrupted_command_says_what_is_saved_where_something_is(nets: Path
         assert done.stderr.strip().splitlines()[-1] == says
 
 
+def test_fractions_by_name_and_coupled_filters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, image = digits.load_network("residual"), digits.load_images()[0][:1]
+    named = ["-a", "digits:residual", "--p-prune", "0.5", "--p-prune-of", "0=0,3.*=0.25"]
+    coupled = ["-a", "digits:residual", "--p-prune", "0.5", "--granularity", "filter", "--coupled"]
+    wanted = {
+        tuple(named): prunus.make_masks(model, {"0": 0, "3.*": 0.25, "*": 0.5}),
+        tuple(coupled): prunus.make_masks(
+            model, 0.5, granularity="filter", coupled=True, example_inputs=image
+        ),
+    }
+    for number, (arguments, masks) in enumerate(wanted.items()):
+        more = [] if number else ["--granularity", "weight"]
+        assert main(["inspect", *arguments, *more, "--json"]) == 0
+        [told] = json.loads(capsys.readouterr().out)
+        found = {layer["name"]: (layer["pruned"], layer["weights"]) for layer in told["layers"]}
+        assert found == masks.counts
+        folder = str(tmp_path / str(number))
+        assert main(["sweep", *arguments, *more, "-o", folder]) == 0
+        first = capsys.readouterr().out
+        [row] = list(csv.DictReader((tmp_path / str(number) / "results.csv").open()))
+        assert int(row["pruned"]) == masks.pruned
+        assert main(["sweep", *arguments, *more, "-o", folder]) == 0  # shown again
+        assert capsys.readouterr().out == first
+    for wrong in ("0=2", "=0.5", "0", "0=x"):
+        assert main(["inspect", "--p-prune-of", wrong]) == 2
+        assert "is not PATTERN=FRACTION" in capsys.readouterr().err
+    for command in ("sensitivity", "find"):
+        assert main([command, "--p-prune-of", "0=0.5"]) == 2
+
+
 def test_inspect_counts_multiplications_and_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "-a", "digits:plain", "--p-prune", "0.5", "--json"]) == 0
     [told] = json.loads(capsys.readouterr().out)

@@ -28,10 +28,13 @@ def eval_command(context: click.Context, /, prune_type: str, measuring: Measurin
     prunus eval --data IMAGENET -a resnet18 --prune-type global --p-prune 0.1 --p-bern 1.0
     """
     if prune_type == "none":
-        for name in ("p_prune", "p_bern"):
+        for name in ("p_prune", "p_prune_of", "p_bern"):
             if context.get_parameter_source(name) is COMMANDLINE:
                 raise click.UsageError(f"{name} prunes nothing without --prune-type global (or gradient)")
-        how, every = replace(measuring.how, p_prune=0.0), replace(measuring.which, layers=("all",))
+        how, every = (
+            replace(measuring.how, p_prune=0.0, p_prune_of=""),
+            replace(measuring.which, layers=("all",)),
+        )
         measuring = replace(measuring, how=how, which=every)  # whatever the layers
     from prunus.results.tables import table
 

@@ -32,7 +32,7 @@ def find_command(
     prunus find
     prunus find --data IMAGENET -a resnet18 --keep-accuracy 0.995 --per-layer
     """
-    for name in ("p_prune", "p_bern", "output"):
+    for name in ("p_prune", "p_prune_of", "p_bern", "output"):
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{name} has no meaning here: the ratio is what is looked for")
     from prunus.evaluation.experiment import Search

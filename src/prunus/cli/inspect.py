@@ -89,9 +89,12 @@ def _masks(network: Network, how: HowToPrune, which: Which, source: Source, exam
     from prunus.inputs.images import open_images
     from prunus.scores.collecting import evidence
     from prunus.scores.criteria import needs_of
+    from prunus.selection.patterns import read_fractions
     from prunus.verbs import make_masks
 
     choice = asdict(how)
+    others = read_fractions(choice.pop("p_prune_of"))
+    choice["p_prune"] = {**others, "*": choice["p_prune"]} if others else choice["p_prune"]
     generator, known = torch.Generator().manual_seed(choice.pop("seed")), None
     if needs_of([choice["criterion"]]):
         calibration = open_images(network, source, train=True)

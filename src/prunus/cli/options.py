@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunus.cli.values import Name, Names, Numbers
+from prunus.cli.values import FractionsOf, Name, Names, Numbers
 
 if TYPE_CHECKING:
     import torch
@@ -126,6 +126,13 @@ class HowToPrune:
         help="Fraction that becomes candidates, lowest score first. A sweep takes lists 0,0.3,0.5 and ranges "
         "0:0.7:0.1 of all numbers.",
     )
+    p_prune_of: str = option(
+        "--p-prune-of",
+        type=FractionsOf(),
+        default="",
+        help="Other fractions for weights or modules of these names, e.g. 'layer1.*=0.3,conv1=0'; all others "
+        "have --p-prune.",
+    )
     p_bern: Sequence[float] | float = option(
         "--p-bern", numbers=float, default="1.0", help="Chance that a candidate is pruned."
     )
@@ -174,7 +181,7 @@ class HowToPrune:
         Args:
             scopes: those that are meant.
         """
-        later = ("keep_at_least", "coupled")
+        later = ("keep_at_least", "coupled", "p_prune_of")
         kept = {name: value for name, value in recorded(self).items() if name not in later or value}
         return {**kept, "scope": scopes}
 

@@ -28,8 +28,9 @@ def sensitivity_command(
     prunus sensitivity
     prunus sensitivity --data IMAGENET -a resnet18 --granularity filter -o results
     """
-    if context.get_parameter_source("p_bern") is click.core.ParameterSource.COMMANDLINE:
-        raise click.UsageError("p_bern has no meaning here: all candidates of a group are pruned")
+    for name in ("p_bern", "p_prune_of"):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{name} has no meaning here: all candidates of one group are pruned")
     from prunus.evaluation.experiment import Probing
     from prunus.results.heat import SENSITIVITY, ranked_table
 

@@ -60,6 +60,22 @@ class Names(click.ParamType[Any]):
         return names
 
 
+class FractionsOf(click.ParamType[Any]):
+    """Comma-separated PATTERN=FRACTION, as one text without spaces, in which each is checked."""
+
+    name = "PATTERN=FRACTION,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The same text."""
+        from prunus.selection.patterns import read_fractions
+
+        try:
+            read_fractions(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
 class Numbers(click.ParamType[Any]):
     """Comma-separated numbers and ranges FIRST:LAST:STEP, both ends included."""
 

@@ -31,6 +31,7 @@ COLUMNS = (
     "passes",
     "seed",
     "coupled",
+    "p_prune_of",
 )
 
 
@@ -79,7 +80,8 @@ class SweepRow:
             check_whole(name, columns[name])
         check_number("loss", columns["loss"])
         result = Result(**{name: columns[name] for name in Result.__dataclass_fields__ if name in columns})
-        known = {"keep_at_least": 0, "coupled": False, **columns}  # which rows of earlier versions lack
+        lacking = {"keep_at_least": 0, "coupled": False, "p_prune_of": ""}  # in rows of earlier versions
+        known = {**lacking, **columns}
         setting = Setting(**{name: known[name] for name in Setting.__dataclass_fields__})
         layers = {
             name: (check_whole(name, pruned), check_whole(name, weights))

@@ -12,12 +12,13 @@ from torch import nn
 
 from prunus.application.applying import unpruned
 from prunus.application.passes import PASSES
-from prunus.checks import check_fraction, check_whole, choose, knows_keywords
+from prunus.checks import Amount, check_fraction, check_whole, choose, knows_keywords
 from prunus.evaluation.batches import example_of
 from prunus.evaluation.evaluate import Metric, Result, evaluate
 from prunus.masks import Masks, counted, warn_of_emptied
 from prunus.scores.criteria import Criterion
 from prunus.scores.evidence import Evidence
+from prunus.selection.patterns import read_fractions
 from prunus.selection.pieces import NORMS
 from prunus.selection.ranking import Ranking, rank, settle_scope
 from prunus.selection.scope import Scope
@@ -42,6 +43,7 @@ class Setting:
     seed: int = 0
     keep_at_least: int = 0
     coupled: bool = False
+    p_prune_of: str = ""  # other fractions by name pattern, see `prunus.selection.patterns`
 
     def __post_init__(self) -> None:
         check_fraction("p_prune", self.p_prune)
@@ -49,12 +51,19 @@ class Setting:
         choose("norm", self.norm, NORMS)
         choose("passes", self.passes, PASSES)
         check_whole("keep_at_least", self.keep_at_least)
+        read_fractions(self.p_prune_of)
         object.__setattr__(self, "scope", settle_scope(self.criterion, self.granularity, self.scope))
+
+    @property
+    def amount(self) -> Amount:
+        """The fraction, or fractions by name pattern, as `prunus.prune` takes them."""
+        others = read_fractions(self.p_prune_of)
+        return {**others, "*": self.p_prune} if others else self.p_prune
 
     @property
     def ranked_by(self) -> Setting:
         """Settings that agree in this share one ranking."""
-        return replace(self, p_prune=0.0, p_bern=1.0, passes="both")
+        return replace(self, p_prune=0.0, p_bern=1.0, passes="both", p_prune_of="")
 
 
 @dataclass(frozen=True, repr=False)
@@ -98,10 +107,11 @@ def grid(
     seeds: Sequence[int] | int = 0,
     keep_at_least: int = 0,
     coupled: bool = False,
+    p_prune_of: str = "",
 ) -> list[Setting]:
     """Every combination, once; each argument is one value or several."""
     return [
-        Setting(p, bern, piece, how, where, norm, passes, seed, keep_at_least, coupled)
+        Setting(p, bern, piece, how, where, norm, passes, seed, keep_at_least, coupled, p_prune_of)
         for piece in _several(granularity)
         for how in _several(criterion)
         for where in _several(scope)
@@ -202,7 +212,7 @@ def _masks(
     ranking: Ranking, settings: Sequence[Setting], generator: torch.Generator
 ) -> Iterator[tuple[Setting, Masks]]:
     state = generator.get_state()
-    cuts = ranking.candidates([setting.p_prune for setting in settings])
+    cuts = ranking.candidates([setting.amount for setting in settings])
     for setting, candidates in zip(settings, cuts, strict=True):
         generator.set_state(state)  # as `prune` with this seed would draw, whatever came before
         yield setting, candidates.draw(setting.p_bern, generator)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from glob import escape
 from typing import TypeAlias
 
-from prunus.checks import Amount
+from prunus.checks import Amount, check_fraction
 from prunus.weights import matches
 
 KnownAs: TypeAlias = Mapping[str, Sequence[str]]  # all names of each weight, or of the weights of a bundle
@@ -41,6 +41,28 @@ def taken(patterns: Iterable[str], known: KnownAs) -> dict[str, list[str]]:
             raise ValueError(
                 f"{pattern!r} matches no weight that {', '.join(map(repr, earlier))} has not taken"
             )
+    return found
+
+
+def read_fractions(text: str) -> dict[str, float]:
+    """Fractions by name pattern of a text such as "layer1.*=0.3,fc=0.5"; none of an empty one.
+
+    Raises:
+        ValueError: it is none.
+
+    Example:
+        >>> read_fractions("layer1.*=0.3,fc=0.5")
+        {'layer1.*': 0.3, 'fc': 0.5}
+    """
+    found: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        pattern, _, number = part.rpartition("=")
+        try:
+            found[pattern] = check_fraction(f"p_prune of {pattern!r}", float(number))
+        except ValueError as error:
+            raise ValueError(f"{part!r} is not PATTERN=FRACTION: {error}") from None
+        if not pattern:
+            raise ValueError(f"{part!r} is not PATTERN=FRACTION: it has no pattern")
     return found
 
 
