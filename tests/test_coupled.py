@@ -524,7 +524,8 @@ def test_tracing_leaves_no_trace() -> None:
     model = Attention().train()
     model.embed.weight.requires_grad_(False)
     state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    fast, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.is_available()
+    flags = [torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()]
+    flags += [torch.backends.cudnn.enabled, torch.backends.cuda.flash_sdp_enabled()]
     hooks = [dict(module._forward_pre_hooks) for module in model.modules()]
     prunus.make_masks(
         model,
@@ -539,7 +540,9 @@ def test_tracing_leaves_no_trace() -> None:
     assert torch.equal(random, torch.get_rng_state())
     assert all(module.training for module in model.modules())
     assert not model.embed.weight.requires_grad
-    assert (fast, mkldnn) == (torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.is_available())
+    now = [torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()]
+    assert flags == [*now, torch.backends.cudnn.enabled, torch.backends.cuda.flash_sdp_enabled()]
+    assert all(flags[:2])
     assert hooks == [dict(module._forward_pre_hooks) for module in model.modules()]
     assert all(parameter.grad is None for parameter in model.parameters())
 

@@ -170,7 +170,6 @@ def test_a_resumed_run_is_the_undisturbed_one(kind: str, stop: int, model_first:
         part.load_state_dict(state)
     train(again, optimizer, range(stop + 1, 25), lambda _: resumed.step())
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
-    assert resumed.masks == pruner.masks or stop < 19
     assert prunus.masks_of(again) == prunus.masks_of(whole)
 
 
@@ -387,21 +386,16 @@ def test_a_criterion_that_reads_what_fell_resumes_to_the_bit() -> None:
 
 @pytest.mark.parametrize("kind", ["gradual", "iterative", "coupled", "rigl", "set"])
 def test_a_copy_goes_its_own_way(kind: str) -> None:
-    def copied(parts: Any) -> Any:
-        return copy.deepcopy(parts)
-
     model = network()
     optimizer = OPTIMIZERS["momentum"](model.parameters())
     pruner = PRUNERS[kind](model, optimizer)
-    if kind in ("rigl", "set"):
-        pruner.generator = None  # which cannot be copied
+    pruner._counter.generator = None  # which cannot be copied
     train(model, optimizer, range(1, 5), lambda _: pruner.step())
-    other, others_optimizer, others_pruner = copied((model, optimizer, pruner))
+    other, others_optimizer, others_pruner = copy.deepcopy((model, optimizer, pruner))
+    before = {name: mask.clone() for name, mask in pruner.masks.items()}
     random = torch.get_rng_state()
     train(other, others_optimizer, range(5, 25), lambda _: others_pruner.step())
-    with torch.no_grad():
-        masks = {name: mask.clone() for name, mask in pruner.masks.items()}
-        assert all(torch.equal(mask, pruner.masks[name]) for name, mask in masks.items())
+    assert all(torch.equal(mask, before[name]) for name, mask in pruner.masks.items())
     torch.set_rng_state(random)
     train(model, optimizer, range(5, 25), lambda _: pruner.step())
     assert others_pruner.masks == pruner.masks
@@ -439,11 +433,6 @@ def test_a_step_that_fails_is_not_counted_and_changes_nothing() -> None:
     with pytest.raises(RuntimeError, match=r"4\.weight has got no gradient"):
         train(model, optimizer, range(1, 2), lambda _: pruner.step())
     assert all(torch.equal(mask, before[name]) for name, mask in pruner.masks.items())
-    model[4].weight.requires_grad_(True)
-    pruner._prepare()
-    train(model, optimizer, range(1, 3), lambda _: pruner.step())
-    with torch.no_grad():
-        model[4].weight.fill_(math.nan)
     other = prunus.SET(network(), 0.8, [1], optimizer=optimizer, layers="all")
     with torch.no_grad():
         other.model[4].weight.fill_(math.nan)

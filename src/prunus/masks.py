@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from prunus.files import whole_file
-from prunus.weights import chosen_names, depth_outside, layer_weights
+from prunus.weights import depth_outside, matrices
 
 
 class Masks(Mapping[str, Tensor]):
@@ -122,12 +122,7 @@ class Masks(Mapping[str, Tensor]):
             >>> Masks.from_zeros(net)["weight"].tolist()
             [[True, False], [True, True]]
         """
-        weights = {
-            name: weight.parameter.detach()
-            for name, weight in layer_weights(model).items()
-            if any(weight.attribute in chosen_names(owner, (nn.Module,)) for owner in weight.owners)
-        }
-        kept = {name: values != 0 for name, values in weights.items() if values.dim() > 1}
+        kept = {name: weight.parameter.detach() != 0 for name, weight in matrices(model).items()}
         masks = {name: mask for name, mask in kept.items() if not mask.all()}
         if not masks:
             raise ValueError("no weight of the model is zero: there is nothing to take for pruned")

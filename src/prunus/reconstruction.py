@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from prunus.application.applying import check_writable, prune_by, unpruned
+from prunus.application.pruning import Handle
 from prunus.application.together import Together
 from prunus.checks import Amount, Named, check_amount, check_number, check_whole, choose, knows_keywords
 from prunus.masks import Masks
@@ -22,6 +22,7 @@ from prunus.scores.inputs import has_patches, listen, patches
 from prunus.selection.line import keep_highest
 from prunus.selection.patterns import fractions
 from prunus.selection.pieces import GRANULARITIES, Partition
+from prunus.selection.scope import check_groups, check_ratio, check_some
 from prunus.selection.scored import check_finite
 from prunus.weights import Layers, Patterns, WeightTensor, aliases_of, find_weights
 
@@ -36,12 +37,12 @@ class Budget:
         keep: from scores of some columns, shape (groups, rows, columns), the fraction, and how many columns
             have been solved before, to what is kept of them.
         width: how many columns are chosen among at once; None is a whole block.
-        fraction: the only one that can be, besides 0.
+        check: refuses, of a weight by name, a number of inputs or a fraction.
     """
 
     keep: Cut
     width: int | None = None
-    fraction: float | None = None
+    check: Callable[[str, int, float], None] = lambda name, inputs, p: None
 
 
 def _of_layer(scores: Tensor, p: float, before: int) -> Tensor:
@@ -56,20 +57,23 @@ def _of_rows(scores: Tensor, p: float, before: int) -> Tensor:
 
 
 def _n_of_m(n: int, m: int) -> Budget:
-    if not 0 < n < m:
-        raise ValueError(f"scope='{n}:{m}' must keep some of each {m} weights, and not all")
+    check_some(n, m)
 
     def keep(scores: Tensor, p: float, before: int) -> Tensor:
         return keep_highest(scores.flatten(0, 1), m - n if p else 0).view(scores.shape)
 
-    return Budget(keep, m, 1 - n / m)
+    def check(name: str, inputs: int, p: float) -> None:
+        check_ratio(n, m, p)
+        check_groups(n, m, name, inputs)
+
+    return Budget(keep, m, check)
 
 
 BUDGETS: Named[Budget] = Named(layer=Budget(_of_layer), row=Budget(_of_rows))
 BUDGETS.forms["n:m"] = re.compile(r"(\d+):(\d+)"), _n_of_m
 
 
-class Reconstruction:
+class Reconstruction(Handle):
     """A network whose weights were pruned and solved anew; as a context manager, restores at the end.
 
     Attributes:
@@ -91,20 +95,6 @@ class Reconstruction:
     def __repr__(self) -> str:
         worst = max(self.errors, key=self.errors.__getitem__)
         return f"Reconstruction({self.masks!r}, largest error {self.errors[worst]:.3g} of {worst})"
-
-    def restore(self) -> nn.Module:
-        """Give every weight its own bits back, as `prunus.restore` does, unless other masks are in force."""
-        for state in list(self._together.states):
-            state.detach()
-        return self.model
-
-    def __enter__(self) -> Reconstruction:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.restore()
 
 
 @knows_keywords()
@@ -172,7 +162,8 @@ def sparsegpt(
     partitions = {name: _single(weight) for name, weight in weights.items()}
     inputs = {name: _inputs(part) for name, part in partitions.items()}
     for name, weight in weights.items():
-        _check(weight, inputs[name], scope, budget, parts[name])
+        _check_linear(weight)
+        budget.check(name, inputs[name], parts[name])
     masks, errors, solved = {}, {}, {}
     with unpruned(model), _put_back() as before:
         for name in _in_order(model, weights, batches):
@@ -241,16 +232,11 @@ def _inputs(partition: Partition) -> int:
     return partition.grid(torch.empty(partition.count, device="meta")).shape[1]
 
 
-def _check(weight: WeightTensor, inputs: int, scope: str, budget: Budget, fraction: float) -> None:
-    name = weight.name
+def _check_linear(weight: WeightTensor) -> None:
     others = [owner for owner in weight.owners if weight.attribute != "weight" or not has_patches(owner)]
     if others:
         kind = type(others[0]).__name__
-        raise ValueError(f"{name} is of a {kind}, which is not solved for: exclude it")
-    if budget.fraction is not None and fraction and abs(fraction - budget.fraction) > 1e-9:
-        raise ValueError(f"scope={scope!r} prunes {budget.fraction:g} or nothing: p_prune is {fraction:g}")
-    if budget.width and inputs % budget.width:
-        raise ValueError(f"scope={scope!r}: the {inputs} inputs of {name} are no multiple of {budget.width}")
+        raise ValueError(f"{weight.name} is of a {kind}, which is not solved for: exclude it")
 
 
 @contextmanager

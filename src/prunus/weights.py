@@ -239,6 +239,15 @@ def layer_weights(model: nn.Module) -> dict[str, WeightTensor]:
     return found
 
 
+def matrices(model: nn.Module) -> dict[str, WeightTensor]:
+    """Every matrix and filter bank of any kind of layer, as `layers="all"` takes them."""
+    return {
+        name: weight
+        for name, weight in layer_weights(model).items()
+        if any(weight.attribute in chosen_names(owner, (nn.Module,)) for owner in weight.owners)
+    }
+
+
 def _layer_types(layers: Layers) -> Types:
     given = tuple(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else (layers,)
     named = [choose("layers", one, LAYERS)() if isinstance(one, str) else (one,) for one in given]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from prunus.weights import chosen_names, layer_weights
+from prunus.weights import matrices
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,9 +51,5 @@ def sparsity(model: nn.Module) -> Sparsity:
         >>> prunus.sparsity(net)
         Sparsity(0.5000: 9 of 18 weights are zero)
     """
-    found = {}
-    for name, weight in layer_weights(model).items():
-        if any(weight.attribute in chosen_names(owner, (nn.Module,)) for owner in weight.owners):
-            entries = weight.parameter.numel()
-            found[name] = (entries - int(weight.parameter.detach().count_nonzero()), entries)
-    return Sparsity(found)
+    values = {name: weight.parameter.detach() for name, weight in matrices(model).items()}
+    return Sparsity({name: (t.numel() - int(t.count_nonzero()), t.numel()) for name, t in values.items()})

@@ -5,19 +5,50 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from prunus.application.applying import prune_by
+from prunus.application.together import Together
 from prunus.checks import Amount, check_amount
 from prunus.masks import Masks, emptied, warn_of_emptied
 from prunus.processes import of_first
 from prunus.scores.evidence import Evidence
 from prunus.selection.draw import Candidates
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class Pruning:
+
+class Handle:
+    """A network that is pruned by one call; as a context manager, restores at the end."""
+
+    model: nn.Module
+    masks: Masks
+    _together: Together
+
+    @property
+    def _in_force(self) -> bool:
+        return bool(self._together.states)
+
+    def restore(self) -> nn.Module:
+        """Undo this pruning; see `prunus.restore`. Nothing happens if another has taken its place."""
+        for state in list(self._together.states):
+            state.detach()
+        return self.model
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()
+
+
+class Pruning(Handle):
     """A pruned model and the candidates it was pruned from; as a context manager, restores at the end.
 
     Attributes:
@@ -45,10 +76,6 @@ class Pruning:
     def __repr__(self) -> str:
         ended = "" if self._in_force else ", ended"
         return f"Pruning({self.masks!r}, passes={self.passes!r}, p_bern={self.p_bern:g}{ended})"
-
-    @property
-    def _in_force(self) -> bool:
-        return bool(self._together.states)
 
     def _agreed(self, candidates: Candidates) -> Candidates:
         """Those of the first process: others may have other evidence, or random numbers of their own."""
@@ -128,17 +155,3 @@ class Pruning:
             raise
         self.masks = masks
         return masks
-
-    def restore(self) -> nn.Module:
-        """Undo this pruning; see `prunus.restore`. Nothing happens if another has taken its place."""
-        for state in list(self._together.states):
-            state.detach()
-        return self.model
-
-    def __enter__(self) -> Pruning:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.restore()

@@ -89,12 +89,11 @@ def _masks(network: Network, how: HowToPrune, which: Which, source: Source, exam
     from prunus.inputs.images import open_images
     from prunus.scores.collecting import evidence
     from prunus.scores.criteria import needs_of
-    from prunus.selection.patterns import read_fractions
+    from prunus.selection.patterns import with_others
     from prunus.verbs import make_masks
 
     choice = asdict(how)
-    others = read_fractions(choice.pop("p_prune_of"))
-    choice["p_prune"] = {**others, "*": choice["p_prune"]} if others else choice["p_prune"]
+    choice["p_prune"] = with_others(choice["p_prune"], choice.pop("p_prune_of"))
     generator, known = torch.Generator().manual_seed(choice.pop("seed")), None
     if needs_of([choice["criterion"]]):
         calibration = open_images(network, source, train=True)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from prunus.scores.evidence import LABELS
 from prunus.selection.ranking import Choice
-
-LABELS = ("labels", "label")  # as Hugging Face names them in batches, and in data sets
 
 
 @dataclass(frozen=True)

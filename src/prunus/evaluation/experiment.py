@@ -22,8 +22,8 @@ from prunus.progress import Monitor
 from prunus.scores.collecting import evidence
 from prunus.scores.criteria import needs_of
 from prunus.scores.evidence import Evidence
-from prunus.selection.ranking import Choice, rank
-from prunus.weights import Which, find_weights
+from prunus.selection.ranking import Choice, lay_out
+from prunus.weights import Which
 
 Item = tuple[str, Setting]  # the name of a network, and how it is pruned
 GroupItem = tuple[str, str, Setting]  # the same, and which weights; "" for the unpruned network
@@ -55,6 +55,10 @@ class Measurement:
     @property
     def _coupled(self) -> bool:
         return any(setting.coupled for setting in self.settings)
+
+    def _example(self, images: Images) -> torch.Tensor | None:
+        """What coupled filters are found with."""
+        return first_inputs(images) if self._coupled else None
 
     @property
     def _by_name(self) -> dict[str, Network]:
@@ -94,7 +98,7 @@ class Sweep(Measurement):
         images = open_images(network, self.source)
         model, watched = network.model.to(self.device), Watched(images, monitor)
         known = self._evidence(network, monitor)
-        example = first_inputs(images) if self._coupled else None
+        example = self._example(images)
         measured = measure(
             model, watched, settings, evidence=known, example_inputs=example, amp=self.amp, **self.which
         )
@@ -129,13 +133,11 @@ class Probing(Measurement):
 
     def _parts(self, network: Network) -> list[str]:
         """Its weights, or bundles of them."""
-        if not self._coupled:
-            return [escape(name) for name in find_weights(network.model, **self.which)]
-        example = first_inputs(open_images(network, self.source))
-        ranking = rank(
-            network.model, granularity="filter", coupled=True, example_inputs=example, **self.which
-        )
-        return [escape(name) for name in ranking.partitions]
+        choice: Choice = {"coupled": self._coupled, **self.which}  # type: ignore[typeddict-item]
+        if self._coupled:
+            choice["granularity"] = "filter"
+            choice["example_inputs"] = first_inputs(open_images(network, self.source))
+        return [escape(name) for name in lay_out(network.model, choice).parts]
 
     def items(self) -> Sequence[GroupItem]:
         """The unpruned network and all probes, network by network."""
@@ -161,7 +163,7 @@ class Probing(Measurement):
             known = self._evidence(network, monitor)
             for _, alike in groupby(of_network, lambda item: item[2].ranked_by):
                 batch = [(group, setting) for _, group, setting in alike]
-                example = first_inputs(images) if self._coupled else None
+                example = self._example(images)
                 ranking, generator = ranked(model, batch[0][1], known, self.which, example)
                 checked_groups(ranking, self.groups)
                 for group, setting in batch:
@@ -213,7 +215,7 @@ class Search(Measurement):
         with Monitor("networks", 1, 0) as monitor:
             images, model = open_images(network, self.source), network.model.to(self.device)
             choice["evidence"] = self._evidence(network, monitor)
-            choice["example_inputs"] = first_inputs(images) if self._coupled else None
+            choice["example_inputs"] = self._example(images)
             watched, allotment = Watched(images, monitor), None
             if self.per_layer:
                 training = Watched(open_images(network, self.source, train=True), monitor)

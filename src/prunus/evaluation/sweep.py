@@ -18,7 +18,7 @@ from prunus.evaluation.evaluate import Metric, Result, evaluate
 from prunus.masks import Masks, counted, warn_of_emptied
 from prunus.scores.criteria import Criterion
 from prunus.scores.evidence import Evidence
-from prunus.selection.patterns import read_fractions
+from prunus.selection.patterns import read_fractions, with_others
 from prunus.selection.pieces import NORMS
 from prunus.selection.ranking import Ranking, rank, settle_scope
 from prunus.selection.scope import Scope
@@ -57,8 +57,7 @@ class Setting:
     @property
     def amount(self) -> Amount:
         """The fraction, or fractions by name pattern, as `prunus.prune` takes them."""
-        others = read_fractions(self.p_prune_of)
-        return {**others, "*": self.p_prune} if others else self.p_prune
+        return with_others(self.p_prune, self.p_prune_of)
 
     @property
     def ranked_by(self) -> Setting:

@@ -10,10 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from prunus.masks import counted
 from prunus.weights import WeightTensor
@@ -22,6 +23,9 @@ Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 ByName: TypeAlias = Mapping[str, Tensor]
 Need: TypeAlias = Callable[[nn.Module, Sequence[WeightTensor], Batches, Loss], ByName]
+
+
+LABELS = ("labels", "label")  # as Hugging Face names targets in batches, and in data sets
 
 
 class Renewed(dict[str, Tensor], ABC):
@@ -81,16 +85,30 @@ def check_rereadable(batches: Batches) -> None:
         raise TypeError("batches is an iterator, which can be read once only: give a DataLoader or a list")
 
 
+def _parted(batch: Any) -> tuple[Any, Any]:
+    """Inputs and targets."""
+    if isinstance(batch, Mapping):
+        inputs = {name: value for name, value in batch.items() if name not in LABELS}
+        return inputs, next((batch[name] for name in LABELS if name in batch), None)
+    inputs, targets = batch
+    return inputs, targets
+
+
+def called(model: nn.Module, inputs: Any) -> Any:
+    """What a network gives for inputs, which may be by name."""
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+
+
 def wide(parameter: Tensor) -> torch.dtype:
     """A dtype in which many values can be summed."""
     return torch.promote_types(parameter.dtype, torch.float32)
 
 
-def moved(batches: Batches, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches on this device; there must be one."""
+def moved(batches: Iterable[Any], device: torch.device) -> Iterator[tuple[Any, Any]]:
+    """The inputs and targets of batches on this device; those of a dict are by name. There must be one."""
     empty = True
-    for images, targets in batches:
-        yield images.to(device), targets.to(device)
+    for batch in batches:
+        yield tree_map(lambda leaf: leaf.to(device) if hasattr(leaf, "to") else leaf, _parted(batch))
         empty = False
     if empty:
         raise ValueError("batches is empty: expected at least one (inputs, targets)")

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from prunus.modes import eval_mode
-from prunus.scores.evidence import Batches, ByName, Evidence, Loss, check_rereadable, moved, thawed, wide
+from prunus.scores.evidence import (
+    Batches,
+    ByName,
+    Evidence,
+    Loss,
+    called,
+    check_rereadable,
+    moved,
+    thawed,
+    wide,
+)
 from prunus.weights import WeightTensor
 
 Gradients: TypeAlias = Sequence[Tensor | None]
@@ -67,7 +77,7 @@ def _mean(
     sums, count = [torch.zeros_like(p, dtype=wide(p)) for p in parameters], 0
     with eval_mode(model), thawed(parameters), torch.enable_grad():
         for images, targets in moved(batches, parameters[0].device):
-            value = loss(model(images), targets)
+            value = loss(called(model, images), targets)
             found = torch.autograd.grad(value, parameters, allow_unused=True, create_graph=create_graph)
             for total, gradient in zip(sums, of(found), strict=True):
                 if gradient is not None:

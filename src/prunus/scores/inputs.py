@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from prunus.modes import eval_mode
-from prunus.scores.evidence import Batches, ByName, Loss, wide
+from prunus.scores.evidence import Batches, ByName, Loss, called, moved, wide
 from prunus.weights import WeightTensor, conv1d, inputs_first, is_plain
 
 Heard: TypeAlias = Callable[[str, nn.Module, Tensor], None]  # name of the weight, layer, its input
@@ -45,21 +44,8 @@ def listen(model: nn.Module, weights: Sequence[WeightTensor], batches: Batches, 
                 hook = partial(_hear, heard, weight.name)
                 stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
         with eval_mode(model), torch.no_grad():
-            for x in _moved(batches, weights[0].parameter.device):
-                model(**x) if isinstance(x, Mapping) else model(x)
-
-
-def _moved(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
-    """The inputs of batches, on this device; of batches by name, all but the labels."""
-    empty = True
-    for batch in batches:
-        inputs = batch if isinstance(batch, Mapping) else batch[0]
-        if isinstance(inputs, Mapping):
-            inputs = {name: value for name, value in inputs.items() if name not in ("labels", "label")}
-        yield tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs)
-        empty = False
-    if empty:
-        raise ValueError("batches is empty: expected at least one (inputs, targets)")
+            for x, _ in moved(batches, weights[0].parameter.device):
+                called(model, x)
 
 
 def _hear(heard: Heard, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

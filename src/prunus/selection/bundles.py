@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -112,21 +113,27 @@ def couple(model: nn.Module, weights: Mapping[str, WeightTensor], example_inputs
     known = layer_weights(model)
     filters = {name: _partition(weight, "filter") for name, weight in weights.items()}
     units = trace(model, {name: weight.parameter for name, weight in known.items()}, example_inputs)
-    for name in filters:
+    for name in sorted(_with_entries(units) & filters.keys()):
         _take_whole_filters(name, units, filters[name], known[name].parameter)
     free = [unit for unit in units if _kept_by(unit, filters) is None]
     if not free:
-        raise ValueError(f"coupled=True leaves nothing to prune: {_reasons(units, filters, said=False)}")
+        raise ValueError(f"coupled=True leaves nothing to prune: {_reasons(units, filters, silent=False)}")
     _warn_of_spared(units, filters)
-    entries = {name: _partition(known[name], "weight") for unit in free for name, _ in unit.entries}
+    entries = {name: _partition(known[name], "weight") for name in _with_entries(free)}
     partitions = {name: part for name in known if (part := (filters | entries).get(name))}
     numbers = {name: _numbers(part, known[name].parameter) for name, part in partitions.items()}
-    owners = {name: torch.full((part.count,), -1) for name, part in partitions.items()}
+    owners = {name: np.full(part.count, -1) for name, part in partitions.items()}
     for piece, unit in enumerate(unit for alike in _alike(free, filters) for unit in alike):
         for name, place in (*((f.name, f.place) for f in unit.filters), *unit.entries):
             owners[name][numbers[name][place]] = piece
     devices = {name: known[name].parameter.device for name in owners}
-    return Coupled(_bundles(free, filters, numbers), owners, partitions, devices)
+    held = {name: torch.from_numpy(own) for name, own in owners.items()}
+    return Coupled(_bundles(free, filters, numbers), held, partitions, devices)
+
+
+def _with_entries(units: Iterable[Unit]) -> set[str]:
+    """The parameters of which single entries hang on filters."""
+    return {name for unit in units for name, _ in unit.entries}
 
 
 def _take_whole_filters(name: str, units: Sequence[Unit], partition: Partition, parameter: Tensor) -> None:
@@ -134,8 +141,6 @@ def _take_whole_filters(name: str, units: Sequence[Unit], partition: Partition, 
 
     So a table that is read by an index or a slice is as one that is read by its own layer.
     """
-    if not any(which == name for unit in units for which, _ in unit.entries):
-        return
     numbers = _numbers(partition, parameter)
     homes: dict[int, dict[int, int]] = {}  # of each filter the units, and a place in each
     for number, unit in enumerate(units):
@@ -177,7 +182,7 @@ def _alike(units: Sequence[Unit], filters: Mapping[str, Partition]) -> list[list
 
 
 def _bundles(
-    units: Sequence[Unit], filters: Mapping[str, Partition], numbers: Mapping[str, Tensor]
+    units: Sequence[Unit], filters: Mapping[str, Partition], numbers: Mapping[str, np.ndarray]
 ) -> dict[str, Bundle]:
     """By a name of each."""
     made = [_bundle(alike, filters, numbers) for alike in _alike(units, filters)]
@@ -192,7 +197,9 @@ def _bundles(
     return found
 
 
-def _bundle(alike: Sequence[Unit], filters: Mapping[str, Partition], numbers: Mapping[str, Tensor]) -> Bundle:
+def _bundle(
+    alike: Sequence[Unit], filters: Mapping[str, Partition], numbers: Mapping[str, np.ndarray]
+) -> Bundle:
     names = {f.name for f in alike[0].filters}
     own = {
         name: [[int(numbers[name][f.place]) for f in unit.filters if f.name == name] for unit in alike]
@@ -208,27 +215,30 @@ def _bundle(alike: Sequence[Unit], filters: Mapping[str, Partition], numbers: Ma
     )
 
 
-def _numbers(partition: Partition, parameter: Tensor) -> Tensor:
-    """By place in the memory of a parameter, the number of the piece that an entry is of."""
+def _numbers(partition: Partition, parameter: Tensor) -> np.ndarray:
+    """By place in the memory of a parameter, the number of the piece that an entry is of.
+
+    As an array, of which single entries are read much faster than of a tensor.
+    """
     numbers = torch.empty(parameter.numel(), dtype=torch.int32)
     placed = numbers.as_strided(parameter.shape, parameter.stride())
     placed.copy_(partition.expand(torch.arange(partition.count, dtype=torch.int32)))
-    return numbers
+    return numbers.numpy()
 
 
-def _reasons(units: Sequence[Unit], filters: Mapping[str, Partition], said: bool = True) -> str:
+def _reasons(units: Sequence[Unit], filters: Mapping[str, Partition], silent: bool) -> str:
     """What keeps filters of these weights, most filters first.
 
     Args:
         units: all of the network.
         filters: the weights.
-        said: whether that the outputs of the network's last layers stay goes without saying.
+        silent: of the outputs of the network's last layers, that they stay.
     """
     found: Counter[str] = Counter()
     for unit in units:
         why = _kept_by(unit, filters)
         last = why == OUTPUTS and len({f.name for f in unit.filters}) == 1
-        if why and not (last and said):
+        if why and not (last and silent):
             found[why] += sum(f.name in filters for f in unit.filters)
     seen = {f.name for unit in units for f in unit.filters}
     unseen = {name: part.count for name, part in filters.items() if name not in seen}
@@ -244,6 +254,6 @@ def _reasons(units: Sequence[Unit], filters: Mapping[str, Partition], said: bool
 
 def _warn_of_spared(units: Sequence[Unit], filters: Mapping[str, Partition]) -> None:
     """Say which filters of the chosen weights stay whole, but for the network's outputs."""
-    reasons = _reasons(units, filters)
+    reasons = _reasons(units, filters, silent=True)
     if reasons:
         warnings.warn(f"coupled=True leaves filters whole: {reasons}", stacklevel=depth_outside())

@@ -66,6 +66,17 @@ def read_fractions(text: str) -> dict[str, float]:
     return found
 
 
+def with_others(p_prune: float, text: str) -> Amount:
+    """A fraction, and others by name pattern of a text; see `read_fractions`.
+
+    Example:
+        >>> with_others(0.5, "fc=0"), with_others(0.5, "")
+        ({'fc': 0.0, '*': 0.5}, 0.5)
+    """
+    others = read_fractions(text)
+    return {**others, "*": p_prune} if others else p_prune
+
+
 def fractions(amount: Amount, known: KnownAs) -> dict[str, float]:
     """The fraction that an amount means for each weight by itself, 0 of what no pattern matches.
 

@@ -319,9 +319,20 @@ def rank(
 
 def rank_as_is(model: nn.Module, **choice: Unpack[Choice]) -> Ranking:
     """The same of the weights as they are now: what is pruned scores as the zeros that it is."""
+    return _rank(model, _whole(choice), as_is=True)
+
+
+def lay_out(model: nn.Module, choice: Choice) -> Layout:
+    """How the weights of a choice fall into pieces."""
+    given = _whole(choice)
+    return _layout(model, find_weights(model, given["layers"], given["include"], given["exclude"]), given)
+
+
+def _whole(choice: Choice) -> Choice:
+    """A choice in which nothing is missing: the rest is as `rank` has it by default."""
     parameters = signature(rank).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is Parameter.KEYWORD_ONLY}
-    return _rank(model, Choice(**{**defaults, **choice}), as_is=True)  # type: ignore[typeddict-item]
+    return Choice(**{**defaults, **choice})  # type: ignore[typeddict-item]
 
 
 def _rank(model: nn.Module, choice: Choice, as_is: bool) -> Ranking:
@@ -339,7 +350,7 @@ def _rank(model: nn.Module, choice: Choice, as_is: bool) -> Ranking:
     if rounds > 1 and isinstance(where, str) and where not in list(SCOPES):
         raise ValueError(f"criterion={criterion!r} goes in {rounds} cuts, and scope={where!r} allows one")
     weights = find_weights(model, choice["layers"], choice["include"], choice["exclude"])
-    layout = _layout(model, weights, granularity, choice["coupled"], choice["example_inputs"])
+    layout = _layout(model, weights, choice)
     known = of_grads(weights.values()) if evidence is None else evidence
 
     def scored(known: Evidence) -> list[Scored]:
@@ -396,23 +407,10 @@ def _exceeds(start: Amount, amount: Amount) -> bool:
     return bool(start > amount)  # type: ignore[operator]
 
 
-def lay_out(model: nn.Module, choice: Choice) -> Layout:
-    """How the weights of a choice fall into pieces."""
-    weights = find_weights(
-        model, choice.get("layers", (nn.Conv2d,)), choice.get("include"), choice.get("exclude", ())
-    )
-    granularity, coupled = choice.get("granularity", "weight"), choice.get("coupled", False)
-    return _layout(model, weights, granularity, coupled, choice.get("example_inputs"))
-
-
-def _layout(
-    model: nn.Module,
-    weights: Mapping[str, WeightTensor],
-    granularity: str,
-    coupled: bool,
-    example_inputs: Any,
-) -> Layout:
+def _layout(model: nn.Module, weights: Mapping[str, WeightTensor], choice: Choice) -> Layout:
     """How the weights fall into pieces."""
+    granularity, coupled = choice["granularity"], choice["coupled"]
+    example_inputs = choice["example_inputs"]
     if not isinstance(coupled, bool):
         raise TypeError(f"coupled must be True or False, got {coupled!r}")
     if coupled and granularity != "filter":

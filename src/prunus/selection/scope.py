@@ -101,28 +101,40 @@ def n_of_m(n: int, m: int) -> Scope:
         ValueError: n is not between 0 and m; then, of each use: a fraction other than 0 and 1 - n/m, or a
             tensor whose inputs are no multiple of m.
     """
-    if not 0 < n < m:
-        raise ValueError(f"scope='{n}:{m}' must keep some of each {m} pieces, and not all")
+    check_some(n, m)
 
     def groups(tensor: Scored) -> Tensor:
         grid = tensor.grid().movedim(1, 2)
-        if grid.shape[2] % m:
-            raise ValueError(
-                f"scope='{n}:{m}': the {grid.shape[2]:,} inputs of {tensor.name} are no multiple of {m}: "
-                "exclude it"
-            )
+        check_groups(n, m, tensor.name, grid.shape[2])
         return _keep(tensor, grid.reshape(-1, m), m - n).reshape(grid.shape).movedim(2, 1)
 
     def scope(tensors: Sequence[Scored], fractions: Sequence[float]) -> Iterator[Kept]:
         for p in fractions:
-            if p and not math.isclose(p, 1 - n / m, abs_tol=1e-9):
-                raise ValueError(
-                    f"scope='{n}:{m}' prunes {1 - n / m:g} or nothing: p_prune must be that, got {p:g}"
-                )
+            check_ratio(n, m, p)
         everything = [[0] * len(tensors)]
         return (by_tensor(tensors, groups) if p else next(by_counts(tensors, everything)) for p in fractions)
 
     return scope
+
+
+def check_some(n: int, m: int) -> None:
+    """Raise a ValueError where n of m is none, or all."""
+    if not 0 < n < m:
+        raise ValueError(f"scope='{n}:{m}' must keep some of each {m} pieces, and not all")
+
+
+def check_ratio(n: int, m: int, p: float) -> None:
+    """Raise a ValueError where n of m leaves another fraction than this, and it is not 0."""
+    if p and not math.isclose(p, 1 - n / m, abs_tol=1e-9):
+        raise ValueError(f"scope='{n}:{m}' prunes {1 - n / m:g} or nothing: p_prune must be that, got {p:g}")
+
+
+def check_groups(n: int, m: int, name: str, inputs: int) -> None:
+    """Raise a ValueError where so many inputs fall into no groups of m."""
+    if inputs % m:
+        raise ValueError(
+            f"scope='{n}:{m}': the {inputs:,} inputs of {name} are no multiple of {m}: exclude it"
+        )
 
 
 SCOPES.forms["n:m"] = re.compile(r"(\d+):(\d+)"), n_of_m

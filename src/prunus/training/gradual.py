@@ -79,7 +79,8 @@ class Gradual:
     ) -> None:
         self.model, self.to, self.start = model, check_amount("to", to), check_fraction("start", start)
         self.schedule = schedule or Cubic()
-        self._counter, self._collect, self._choice = Counter(steps), collect, Choice(**choice)
+        self._counter, self._collect = Counter(steps, choice.get("generator")), collect
+        self._choice = Choice(**choice)
         self._optimizers = optimizers_of(optimizer)
         self.pruning: Pruning | None = None
         self._check_amounts()
@@ -139,9 +140,7 @@ class Gradual:
         """What a training that is resumed needs, beside the states of the model and of the optimizer."""
         candidates = self.pruning.candidates.kept if self.pruning else {}
         kept = {name: flags.clone() for name, flags in candidates.items()}
-        generator = self._choice.get("generator")
-        random = {"generator": generator.get_state()} if generator else {}
-        return {**self._counter.state_dict(), "kept": kept, **random}
+        return {**self._counter.state_dict(), "kept": kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another one was, of the same arguments.
@@ -151,8 +150,7 @@ class Gradual:
         Raises:
             ValueError: it is of other steps, or of another network. Nothing has changed then.
         """
-        generator = self._choice.get("generator")
-        self._counter.check(state, generator)
+        self._counter.check(state)
         if state["kept"]:
             self.pruning = resume(self.model, state["kept"], self._choice)
             clear(self._optimizers, self.model, self.masks)
@@ -160,5 +158,3 @@ class Gradual:
             self.pruning.restore()
             self.pruning = None
         self._counter.load_state_dict(state)
-        if generator:
-            generator.set_state(state["generator"])

@@ -64,8 +64,8 @@ class Regrowing(ABC):
         generator: torch.Generator | None = None,
         **which: Unpack[Which],
     ) -> None:
-        self.model, self.drop, self.generator = model, check_fraction("drop", drop), generator
-        self._optimizers, self._counter = optimizers_of(optimizer), Counter(steps)
+        self.model, self.drop = model, check_fraction("drop", drop)
+        self._optimizers, self._counter = optimizers_of(optimizer), Counter(steps, generator)
         masks = make_masks(
             model,
             check_fraction("sparsity", sparsity),
@@ -140,9 +140,8 @@ class Regrowing(ABC):
             RuntimeError: the model has been restored, or pruned by others, since.
         """
         self._check_in_force()
-        random = {"generator": self.generator.get_state()} if self.generator else {}
         masks = {name: mask.clone() for name, mask in self.masks.items()}
-        return {**self._counter.state_dict(), "masks": masks, **random}
+        return {**self._counter.state_dict(), "masks": masks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another one was, of the same arguments.
@@ -153,14 +152,12 @@ class Regrowing(ABC):
         Raises:
             ValueError: it is of other steps, or of another network. Nothing has changed then.
         """
-        self._counter.check(state, self.generator)
+        self._counter.check(state)
         masks = Masks(state["masks"])
         if {name: mask.shape for name, mask in masks.items()} != self._shapes:
             raise ValueError("the state is of another network, or of other weights of it")
         self._prune(masks)
         self._counter.load_state_dict(state)
-        if self.generator:
-            self.generator.set_state(state["generator"])
         self._prepare()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -188,8 +185,9 @@ class SET(Regrowing):
     """
 
     def _growth(self, state: PrunedWeight) -> Tensor:
-        device = self.generator.device if self.generator else "cpu"
-        drawn = torch.rand(state.mask.shape, generator=self.generator, device=device, dtype=torch.float64)
+        generator = self._counter.generator
+        device = generator.device if generator else "cpu"
+        drawn = torch.rand(state.mask.shape, generator=generator, device=device, dtype=torch.float64)
         return drawn.to(state.mask.device)
 
 

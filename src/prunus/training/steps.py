@@ -15,6 +15,7 @@ class Counter:
 
     Args:
         steps: at which there is a cut, rising.
+        generator: of what is drawn at them, whose state belongs to that of the counter.
 
     Raises:
         TypeError: not a sequence.
@@ -26,14 +27,14 @@ class Counter:
         [None, 0, None, 1, None]
     """
 
-    def __init__(self, steps: Sequence[int]) -> None:
+    def __init__(self, steps: Sequence[int], generator: torch.Generator | None = None) -> None:
         if not isinstance(steps, Sequence):
             raise TypeError(f"steps must be numbers of steps, such as range(100, 900, 10), got {steps!r}")
         self.steps = [check_whole("steps", step, 1) for step in steps]
         if not self.steps or self.steps != sorted(set(self.steps)):
             raise ValueError(f"steps must be one or more rising numbers, got {steps!r}")
         self._cuts = {step: cut for cut, step in enumerate(self.steps)}
-        self.now = 0
+        self.now, self.generator = 0, generator
 
     @property
     def cuts(self) -> int:
@@ -51,16 +52,17 @@ class Counter:
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes."""
-        return {"now": self.now, "steps": list(self.steps)}
+        random = {"generator": self.generator.get_state()} if self.generator else {}
+        return {"now": self.now, "steps": list(self.steps), **random}
 
-    def check(self, state: Mapping[str, Any], generator: torch.Generator | None) -> None:
+    def check(self, state: Mapping[str, Any]) -> None:
         """Refuse the state of one of other steps, or one that knows nothing of a generator that is there.
 
         Raises:
             ValueError: it is.
         """
         check_whole("now", state["now"])
-        if generator and "generator" not in state:
+        if self.generator and "generator" not in state:
             raise ValueError("the state is of one without a generator, and this one has one")
         if list(state["steps"]) != self.steps:
             raise ValueError(
@@ -71,3 +73,5 @@ class Counter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self.now = state["now"]
+        if self.generator:
+            self.generator.set_state(state["generator"])
