@@ -81,6 +81,65 @@ def test_counts_are_exact_and_masks_nest(schedule: prunus.Schedule, to: float, c
     assert prunus.sparsity(model).zeros == seen[-1].pruned
 
 
+@given(cycles=st.integers(1, 5), more=st.integers(0, 9), to=st.floats(0.1, 1))
+def test_every_cycle_is_a_cubic_schedule(cycles: int, more: int, to: float) -> None:
+    cuts = 2 * cycles + more
+    amounts = [prunus.Cyclic(cycles)(0.0, to, cut, cuts) for cut in range(cuts)]
+    begins = [cut for cut, amount in enumerate(amounts) if amount == 0.0]
+    assert len(begins) == cycles
+    for first, end in pairwise([*begins, cuts]):
+        assert amounts[first:end] == [prunus.Cubic()(0.0, to, cut, end - first) for cut in range(end - first)]
+
+
+def test_what_comes_back_between_cycles_starts_at_zero() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    pruner = prunus.Gradual(
+        model, 0.8, range(1, 7), schedule=prunus.Cyclic(2), start=0.5, optimizer=optimizer, layers="all"
+    )
+
+    def after(step: int) -> None:
+        fallen = {name: ~mask for name, mask in pruner.masks.items()}
+        kept = {name: model.get_parameter(name).detach().clone() for name in fallen}
+        pruner.step()
+        if step == 4:
+            assert pruner.masks.pruned == 114 < sum(int(gone.sum()) for gone in fallen.values())
+            for name, gone in fallen.items():
+                assert not model.get_parameter(name)[gone].any()
+                survivors = pruner.masks[name] & ~gone
+                assert torch.equal(model.get_parameter(name)[survivors], kept[name][survivors])
+                assert not optimizer.state[model.get_parameter(name)]["momentum_buffer"][gone].any()
+
+    train(model, optimizer, range(1, 7), after)
+    assert pruner.masks.pruned == int(0.8 * 228)
+    regrown = prunus.restore(model)
+    assert prunus.sparsity(regrown).zeros < int(0.8 * 228)  # what fell last was something
+
+
+def test_a_cycle_that_cannot_begin_leaves_all_as_it_was() -> None:
+    model = network()
+    bad = [False]
+
+    def criterion(pieces: prunus.Pieces) -> Tensor:
+        if bad[0]:
+            raise OSError("no scores")
+        return pieces.values.abs()
+
+    pruner = prunus.Gradual(
+        model, 0.8, range(1, 5), schedule=prunus.Cyclic(2), layers="all", criterion=criterion
+    )
+    pruner.step(), pruner.step()
+    before, masks = copy.deepcopy(model.state_dict()), pruner.masks
+    bad[0] = True
+    with pytest.raises(OSError, match="no scores"):
+        pruner.step()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+    assert pruner.masks == masks == prunus.masks_of(model)
+    bad[0] = False
+    assert pruner.step()
+    assert pruner.masks.pruned == 0
+
+
 def test_the_cubic_schedule_is_that_of_the_paper() -> None:
     model = network()
     pruner = prunus.Gradual(model, 0.9, range(1000, 8000, 100), start=0.1, layers="all")
@@ -125,6 +184,9 @@ PRUNERS: dict[str, Made] = {
     ),
     "iterative": lambda m, o: prunus.Gradual(
         m, {"0": 0.5, "4": 0.8}, range(2, 20, 3), schedule=prunus.Iterative(0.4), optimizer=o, layers="all"
+    ),
+    "cyclic": lambda m, o: prunus.Gradual(
+        m, 0.8, range(2, 20, 3), schedule=prunus.Cyclic(2), optimizer=o, layers="all"
     ),
     "coupled": lambda m, o: prunus.Gradual(
         m,

@@ -18,7 +18,7 @@ from prunus.surrogates.mup import MUP
 from prunus.training.gradual import Gradual
 from prunus.training.regrowth import SET, RigL
 from prunus.training.rewinding import Snapshot
-from prunus.training.schedules import Cubic, Exponential, Iterative, Linear, OneShot, Schedule
+from prunus.training.schedules import Cubic, Cyclic, Exponential, Iterative, Linear, OneShot, Schedule
 from prunus.verbs import apply_masks, global_prune, gradient_prune, make_masks, masks_of, prune, restore
 from prunus.zeros import Sparsity, sparsity
 
@@ -29,6 +29,7 @@ __all__ = [
     "SET",
     "Criterion",
     "Cubic",
+    "Cyclic",
     "Diversified",
     "Ensemble",
     "Evidence",

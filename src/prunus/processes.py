@@ -49,12 +49,16 @@ class Process:
     local: int = 0
 
     @classmethod
-    def here(cls) -> Process:
-        """As torchrun says in the environment; processes that it started meet here."""
+    def here(cls, backend: str | None = "gloo") -> Process:
+        """As torchrun says in the environment; processes that it started meet here.
+
+        Args:
+            backend: of torch.distributed; None is its own choice for every kind of device.
+        """
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return cls()
         if not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=timedelta(days=30))  # the last may take long
+            dist.init_process_group(backend, timeout=timedelta(days=30))  # the last may take long
         return cls(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
 
     def mine(self, work: Sequence[T]) -> Sequence[T]:

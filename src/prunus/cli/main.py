@@ -13,6 +13,7 @@ from prunus.cli.find import find_command
 from prunus.cli.inspect import inspect_command
 from prunus.cli.sensitivity import sensitivity_command
 from prunus.cli.sweep import sweep_command
+from prunus.cli.train import train_command
 from prunus.cli.transfer import transfer_command
 
 
@@ -36,6 +37,7 @@ COMMANDS = (
     inspect_command,
     sensitivity_command,
     find_command,
+    train_command,
     transfer_command,
 )
 for command in COMMANDS:

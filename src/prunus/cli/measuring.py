@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,20 +55,13 @@ class Measuring:
 
     def experiment(self, kind: Any, passes: str = "both", **more: Any) -> Any:
         """An experiment, which takes all this."""
-        import torch
-
-        from prunus.evaluation.sweep import grid
-
         device = self.machine.find()
-        half = torch.float16 if device.type == "cuda" else torch.bfloat16
-        told = asdict(self.how)
-        seeds = told.pop("seed")
         return kind(
             networks=self.networks.load(self.images),
-            settings=grid(**told, seeds=seeds, passes=passes),
+            settings=self.how.settings(passes),
             source=self.images.source(self.calibration.calibration_images),
             device=device,
-            amp=half if self.machine.amp else None,
+            amp=self.machine.half(device),
             which=self.which.which(),
             **more,
         )

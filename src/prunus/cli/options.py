@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
+    from prunus.evaluation.sweep import Setting
     from prunus.inputs.images import Source
     from prunus.inputs.networks import Network
     from prunus.weights import Which
@@ -175,6 +176,14 @@ class HowToPrune:
         "scales and shifts of their channels.",
     )
 
+    def settings(self, passes: str = "both") -> list[Setting]:
+        """Every combination."""
+        from prunus.evaluation.sweep import grid
+
+        told = asdict(self)
+        seeds = told.pop("seed")
+        return grid(**told, seeds=seeds, passes=passes)
+
     def recorded(self, scopes: Sequence[str]) -> dict[str, Any]:
         """As a results folder keeps it; without what is not used, as folders do that are older than that.
 
@@ -227,7 +236,8 @@ class WhichImages:
     data: Path | None = option(
         "--data",
         type=click.Path(path_type=Path),
-        help="Folder of images in DATA/val/<class>/*; for attacks also DATA/images.csv (NIPS 2017).",
+        help="Folder of images in DATA/val/<class>/* and DATA/train; or a data set of torchvision that is on "
+        "disk, CIFAR10:DIR; for attacks also DATA/images.csv (NIPS 2017).",
     )
     dummy: bool = option("--dummy", is_flag=True, help="Synthetic images: for speed, not for accuracy.")
     image_size: int | None = option(
@@ -237,10 +247,10 @@ class WhichImages:
         "are for networks that bring no preprocessing, and stand in for that of those that do.",
     )
     mean: Sequence[float] | None = option(
-        "--mean", type=Numbers(count=3), help="Subtracted from RGB in [0, 1]: 0.485,0.456,0.406."
+        "--mean", type=Numbers(count=(1, 3)), help="Subtracted from RGB in [0, 1]: 0.485,0.456,0.406."
     )
     std: Sequence[float] | None = option(
-        "--std", type=Numbers(count=3), help="By which RGB is then divided: 0.229,0.224,0.225."
+        "--std", type=Numbers(count=(1, 3)), help="By which RGB is then divided: 0.229,0.224,0.225."
     )
     skip_bad_images: bool = option(
         "--skip-bad-images", is_flag=True, help="Name and count unreadable images, and go on."
@@ -303,6 +313,12 @@ class Machine:
         except (RuntimeError, AssertionError) as error:  # no such device, or torch built without it
             reason = str(error).splitlines()[0]
             raise ValueError(f"device {wanted!r} is not to be had here: {reason}") from error
+
+    def half(self, device: torch.device) -> torch.dtype | None:
+        """What autocast is to take, if it is wanted."""
+        import torch
+
+        return (torch.float16 if device.type == "cuda" else torch.bfloat16) if self.amp else None
 
     def recorded(self) -> dict[str, Any]:
         """As a results folder keeps it: of the device, the kind."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -81,7 +81,7 @@ class Numbers(click.ParamType[Any]):
 
     name = "numbers"
 
-    def __init__(self, kind: type[int] | type[float] = float, count: int | None = None) -> None:
+    def __init__(self, kind: type[int] | type[float] = float, count: Sequence[int] | None = None) -> None:
         self.kind, self.count = kind, count
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
@@ -96,8 +96,8 @@ class Numbers(click.ParamType[Any]):
             numbers = [number for part in value.split(",") for number in spread(part)]
         except ValueError as error:
             self.fail(str(error), param, ctx)
-        if self.count not in (None, len(numbers)):
-            self.fail(f"expected {self.count} numbers, got {len(numbers)}", param, ctx)
+        if self.count and len(numbers) not in self.count:
+            self.fail(f"expected {' or '.join(map(str, self.count))} numbers, got {len(numbers)}", param, ctx)
         if self.kind is int and any(number % 1 or abs(number) >= 2**63 for number in numbers):
             self.fail(f"{value!r} is not a list of whole numbers", param, ctx)
         return tuple(self.kind(number) for number in numbers)

@@ -47,6 +47,7 @@ class Measurement:
     device: torch.device
     amp: torch.dtype | None = None
     which: Which = field(default_factory=Which)
+    together = False
 
     @property
     def _criteria(self) -> list[Any]:
@@ -202,16 +203,7 @@ class Search(Measurement):
     def of(self, network: Network) -> Found:
         """Search one network, with progress on standard error."""
         setting = self.settings[0]
-        choice: Choice = {
-            "criterion": setting.criterion,
-            "granularity": setting.granularity,
-            "scope": setting.scope,
-            "norm": setting.norm,
-            "keep_at_least": setting.keep_at_least,
-            "coupled": setting.coupled,
-            "generator": torch.Generator().manual_seed(setting.seed),
-            **self.which,  # type: ignore[typeddict-item]  # of which a Choice has all keys
-        }
+        choice = setting.choice(self.which, generator=torch.Generator().manual_seed(setting.seed))
         with Monitor("networks", 1, 0) as monitor:
             images, model = open_images(network, self.source), network.model.to(self.device)
             choice["evidence"] = self._evidence(network, monitor)

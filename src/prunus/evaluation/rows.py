@@ -35,7 +35,7 @@ COLUMNS = (
 )
 
 
-VARIED = ("granularity", "criterion", "scope", "p_bern", "seed")
+VARIED = ("schedule", "rewind", "granularity", "criterion", "scope", "p_bern", "seed")
 
 
 @dataclass(frozen=True)
@@ -130,4 +130,4 @@ class ProbeRow(SweepRow):
 
 def varied(rows: Sequence[SweepRow]) -> list[str]:
     """The settings, besides the ratio, in which the rows differ."""
-    return [name for name in VARIED if len({row.columns()[name] for row in rows}) > 1]
+    return [name for name in VARIED if len({row.columns().get(name) for row in rows}) > 1]

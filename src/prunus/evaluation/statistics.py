@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from prunus.extras import need
 
 Z = 1.959964  # of a 95% interval
 Shares: TypeAlias = NDArray[np.float64]  # one number in [0, 1] an image
@@ -43,3 +46,18 @@ def gain(first: Shares, second: Shares) -> tuple[float, float, float]:
     added = np.append(paired, [1, -1])
     middle, reach = float(added.mean()), Z * float(added.std()) / len(added) ** 0.5
     return float(paired.mean()), max(-1.0, middle - reach), min(1.0, middle + reach)
+
+
+def mean_over(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and how far its 95% interval reaches (Student's t); 0 of a single value.
+
+    Example:
+        >>> [round(number, 2) for number in mean_over([1.0, 2.0, 3.0])]
+        [2.0, 2.48]
+    """
+    mean, count = sum(values) / len(values), len(values)
+    if count == 1:
+        return mean, 0.0
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
+    of_t = need("scipy.stats", "eval").t.ppf(0.975, count - 1)
+    return mean, float(of_t) * spread / math.sqrt(count)

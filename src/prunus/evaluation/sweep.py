@@ -20,7 +20,7 @@ from prunus.scores.criteria import Criterion
 from prunus.scores.evidence import Evidence
 from prunus.selection.patterns import read_fractions, with_others
 from prunus.selection.pieces import NORMS
-from prunus.selection.ranking import Ranking, rank, settle_scope
+from prunus.selection.ranking import Choice, Ranking, rank, settle_scope
 from prunus.selection.scope import Scope
 from prunus.verbs import apply_masks
 from prunus.weights import Layers, Patterns, Which
@@ -58,6 +58,28 @@ class Setting:
     def amount(self) -> Amount:
         """The fraction, or fractions by name pattern, as `prunus.prune` takes them."""
         return with_others(self.p_prune, self.p_prune_of)
+
+    def choice(
+        self,
+        which: Which,
+        *,
+        generator: torch.Generator,
+        evidence: Evidence | None = None,
+        example_inputs: Any = None,
+    ) -> Choice:
+        """All keyword arguments of `prunus.rank`."""
+        return {
+            "criterion": self.criterion,
+            "granularity": self.granularity,
+            "scope": self.scope,
+            "norm": self.norm,
+            "keep_at_least": self.keep_at_least,
+            "coupled": self.coupled,
+            "generator": generator,
+            "evidence": evidence,
+            "example_inputs": example_inputs,
+            **which,
+        }
 
     @property
     def ranked_by(self) -> Setting:
@@ -191,20 +213,8 @@ def ranked(
 ) -> tuple[Ranking, torch.Generator]:
     """The ranking that a setting shares with those that rank alike, and the generator of its draws."""
     generator = torch.Generator().manual_seed(setting.seed)
-    ranking = rank(
-        model,
-        criterion=setting.criterion,
-        granularity=setting.granularity,
-        scope=setting.scope,
-        norm=setting.norm,
-        evidence=evidence,
-        generator=generator,
-        keep_at_least=setting.keep_at_least,
-        coupled=setting.coupled,
-        example_inputs=example_inputs,
-        **which,
-    )
-    return ranking, generator
+    choice = setting.choice(which, generator=generator, evidence=evidence, example_inputs=example_inputs)
+    return rank(model, **choice), generator
 
 
 def _masks(

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, TensorDataset, default_collate
 
 from prunus.extras import need
+from prunus.inputs.named import open_named, split_name
 from prunus.inputs.networks import Network
 
 Example = tuple[Tensor, int] | str
@@ -89,6 +90,7 @@ class Images:
         dataset: examples; a string stands for an image that could not be read.
         skip_bad: leave such images out instead of raising.
         subset: number of images to take, at random but always the same; default all.
+        order: of whole batches, which `dataset` then gives itself, collated, for each thing in the order.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Images:
         workers: int = 0,
         skip_bad: bool = False,
         subset: int | None = None,
+        order: Sampler[Any] | None = None,
     ) -> None:
         self.size: int = len(dataset)  # type: ignore[arg-type]
         if subset is not None and subset < self.size:
@@ -107,9 +110,10 @@ class Images:
         self.skip_bad, self.bad = skip_bad, dict[str, None]()
         self.loader = DataLoader(
             dataset,
-            batch_size,
+            None if order else batch_size,
+            sampler=order,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=None if order else collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
         )
@@ -140,7 +144,13 @@ class Images:
             print(f"{what}: {len(self.bad)} unreadable images skipped", file=sys.stderr)
 
 
-def _collate(examples: Iterable[Example]) -> tuple[Batch | None, list[str], list[str]]:
+def in_memory(images: Images) -> TensorDataset:
+    """All that can be read, in the order of the data set: pixels (count, ...) and labels (count,)."""
+    pixels, labels = zip(*images, strict=True)
+    return TensorDataset(torch.cat(pixels), torch.cat(labels))
+
+
+def collate(examples: Iterable[Example]) -> tuple[Batch | None, list[str], list[str]]:
     """A batch of what can be read, messages about the rest, and the shapes there are."""
     examples = list(examples)
     good = [example for example in examples if not isinstance(example, str)]
@@ -155,25 +165,27 @@ class Source:
     """Where images come from.
 
     Args:
-        data: folder with val/<class>/*, and train/<class>/* for criteria that need gradients.
+        data: folder with val/<class>/*, and train/<class>/* for criteria that need gradients; or NAME:ROOT,
+            a data set of torchvision.
         dummy: synthetic images in place of data.
         size: of synthetic images, and of those that are read for several networks at once.
         skip_bad: leave unreadable images out instead of raising.
-        calibration: number of training images that gradients are taken on.
+        calibration: number of training images that gradients are taken on; None is all.
     """
 
     data: Path | None = None
     dummy: bool = False
     size: int | None = None
     skip_bad: bool = False
-    calibration: int = 512
+    calibration: int | None = 512
     batch_size: int = 256
     workers: int = 0
 
     def fingerprint(self, split: str) -> str:
         """SHA-256 over the names and sizes of the image files: the same images, or others."""
         digest = hashlib.sha256()
-        folder = self.data / split if self.data else None
+        named = split_name(self.data) if self.data else None
+        folder = named[1] if named else self.data / split if self.data else None
         for path in sorted(folder.rglob("*")) if folder else ():
             if path.is_file():
                 digest.update(f"{path.relative_to(folder or path)} {path.stat().st_size}".encode())
@@ -232,10 +244,8 @@ def open_images(network: Network, source: Source, train: bool = False) -> Images
     classes = classes_of(network, first_image(dataset))
     if source.dummy:
         dataset.num_classes = classes
-    elif isinstance(dataset, ImageFolder) and classes != dataset.classes:
-        raise ValueError(
-            f"{source.data} has {dataset.classes} class folders, but {network.name} tells {classes} apart"
-        )
+    elif (there := _classes(dataset)) not in (None, classes):
+        raise ValueError(f"{source.data} has {there} classes, but {network.name} tells {classes} apart")
     return Images(
         dataset,
         batch_size=source.batch_size,
@@ -243,6 +253,12 @@ def open_images(network: Network, source: Source, train: bool = False) -> Images
         skip_bad=source.skip_bad,
         subset=source.calibration if train else None,
     )
+
+
+def _classes(dataset: Any) -> int | None:
+    """How many it has, if it says so."""
+    classes = getattr(dataset, "classes", None)
+    return len(classes) if isinstance(classes, Sequence) else classes
 
 
 def read_dataset(
@@ -272,10 +288,12 @@ def read_dataset(
         size = (3, source.size or DUMMY_SIDE, source.size or DUMMY_SIDE)
         return need("torchvision.datasets", "eval").FakeData(SYNTHETIC, size, 2, transform)
     if source.data is None:
-        layouts = f"DIR/{split}/<class>/*{' or DIR/images.csv' if targeted else ''}"
+        layouts = f"DIR/{split}/<class>/*{' or DIR/images.csv' if targeted else ''}, NAME:DIR"
         raise ValueError(f"{networks[0].name} needs images: --data DIR with {layouts}, or --dummy")
     if targeted and (source.data / "images.csv").is_file():
         return Nips2017(source.data, transform)
+    if (named := split_name(source.data)) is not None:
+        return open_named(*named, transform, train)
     return ImageFolder(source.data / split, transform)
 
 

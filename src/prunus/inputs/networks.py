@@ -29,7 +29,7 @@ class Preprocessing:
 
     Args:
         size: the shorter side is resized to it and the central square cut out; default as it is.
-        mean: subtracted from each RGB channel in [0, 1]; default 0.
+        mean: subtracted from each channel in [0, 1], one number for each or one for all; default 0.
         std: by which each channel is then divided; default 1.
     """
 
@@ -38,11 +38,12 @@ class Preprocessing:
     std: Sequence[float] | None = None
 
     def transform(self) -> Callable[[Any], Tensor]:
-        """From a PIL image to a float tensor (3, height, width)."""
+        """From a PIL image to a float tensor (channels, height, width), 3 channels unless it is grey."""
         transforms = need("torchvision.transforms", "eval")
         square = [transforms.Resize(self.size), transforms.CenterCrop(self.size)] if self.size else []
-        scale = transforms.Normalize(self.mean or (0.0, 0.0, 0.0), self.std or (1.0, 1.0, 1.0))
-        composed: Callable[[Any], Tensor] = transforms.Compose([*square, transforms.ToTensor(), scale])
+        scale = [transforms.Normalize(self.mean or (0.0,), self.std or (1.0,))]
+        steps = [*square, transforms.ToTensor(), *(scale if self.mean or self.std else ())]
+        composed: Callable[[Any], Tensor] = transforms.Compose(steps)
         return composed
 
 
@@ -57,6 +58,7 @@ class Network:
         code: the file that it was built by.
         bundled: reads the data set that comes with the network, its training split or the other.
         unwrapped: what was done to its weights file so that it fits, in words; "" where nothing was.
+        build: makes it anew, untrained, from a seed.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Network:
     code: bytes = b""
     bundled: Callable[[bool], Dataset[Any]] | None = None
     unwrapped: str = ""
+    build: Callable[[int], nn.Module] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -98,17 +101,29 @@ def load_network(
         ImportError: a library that is not installed, with the extra that brings it.
     """
     source, name = _source(arch)
+
+    def build(seed: int) -> nn.Module:
+        with _seeded(seed):
+            return source(name, "none").model
+
     path = Path(weights) if weights and weights != "none" else None
     is_file = path is not None and (path.suffix in (".pth", ".pt", ".bin", ".safetensors") or path.exists())
-    with torch.random.fork_rng(devices=[]):  # no GPU is touched
-        torch.default_generator.manual_seed(0)  # weights that are not loaded are the same in every run
-        network = source(name, "none" if is_file else weights)
+    with _seeded(0):  # weights that are not loaded are the same in every run
+        network = replace(source(name, "none" if is_file else weights), build=build)
     if is_file and path is not None:
         network = replace(network, unwrapped=_load_weights(network.model, path, arch))
     if preprocessing is not None and preprocessing != Preprocessing():
         network = replace(network, transform=preprocessing.transform(), bundled=None)
     network.model.eval()
     return network
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Random numbers of this seed, and none of them missing from others' afterwards."""
+    with torch.random.fork_rng(devices=[]):  # no GPU is touched
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def load_networks(
@@ -142,8 +157,8 @@ def _source(arch: str) -> tuple[Callable[[str, str | None], Network], str]:
 
 def _check_weights(arch: str, weights: str | None) -> None:
     """Where a network comes with no choice of weights."""
-    if weights not in (None, "none"):
-        raise ValueError(f"{arch} takes weights none or a file; got {weights!r} (no such file)")
+    if weights not in (None, "DEFAULT", "none"):
+        raise ValueError(f"{arch} takes weights DEFAULT, none or a file; got {weights!r} (no such file)")
 
 
 def _from_torchvision(arch: str, weights: str | None) -> Network:
@@ -164,7 +179,7 @@ def _from_timm(arch: str, weights: str | None) -> Network:
     timm = need("timm", "timm")
     _check_weights(f"timm:{arch}", weights)
     try:
-        model = timm.create_model(arch, pretrained=weights is None)
+        model = timm.create_model(arch, pretrained=weights != "none")
     except RuntimeError as error:  # timm's word for an unknown name
         raise ValueError(f"timm:{arch}: {error}") from error
     config = timm.data.resolve_model_data_config(model)

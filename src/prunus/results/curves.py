@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from prunus.evaluation.rows import SweepRow, varied
 from prunus.results.folder import Layout
+from prunus.results.panels import Panel, heat_map
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,33 +75,17 @@ def _draw_curve(axes: Axes, rows: Sequence[SweepRow], **style: Any) -> None:
 
 def layers(rows: Sequence[SweepRow]) -> Figure:
     """Pruned fraction of every layer at every ratio (of the first seed): one panel a curve."""
-    panels = list(_curves(rows))
-    columns = min(len(panels), 4)
-    lines = -(-len(panels) // columns)
-    tallest = max(len(members[0].point.layers) for _, _, members in panels)
-    figure = Figure(
-        figsize=(1 + 3.4 * columns, (1.2 + min(0.14 * tallest + 0.6, 9)) * lines), layout="constrained"
-    )
-    grid = figure.subplots(lines, columns, squeeze=False)
-    image = None
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, (network, names, members) in zip(grid.flat, panels, strict=False):
+    panels = []
+    for network, names, members in _curves(rows):
         first = [row.point for row in members if row.point.setting.seed == members[0].point.setting.seed]
         first.sort(key=lambda point: point.setting.p_prune)
-        axes.set_axis_on()
         fractions = [
             [pruned / max(1, weights) for pruned, weights in point.layers.values()] for point in first
         ]
-        image = axes.imshow(np.array(fractions).T, vmin=0, vmax=1, aspect="auto", cmap="viridis")
-        axes.set_title(" · ".join((network, *names)), fontsize=9)
-        axes.set_xticks(range(len(first)), [f"{point.setting.p_prune:g}" for point in first], fontsize=7)
-        axes.set_xlabel("p_prune", fontsize=8)
-        labels = [name.removesuffix(".weight") for name in first[0].layers]
-        axes.set_yticks(range(len(labels)), labels, fontsize=max(2.5, min(7, 400 / len(labels))))
-    if image is not None:
-        figure.colorbar(image, ax=grid, label="pruned fraction of the layer", shrink=0.8)
-    return figure
+        ratios = [f"{point.setting.p_prune:g}" for point in first]
+        title = " · ".join((network, *names))
+        panels.append(Panel(title, np.array(fractions).T, list(first[0].layers), ratios))
+    return heat_map(panels, 1, "p_prune", "pruned fraction of the layer")
 
 
 SWEEP = Layout(SweepRow.read, {"curve": curve, "layers": layers})

@@ -11,6 +11,7 @@ from rich.table import Table
 from prunus.evaluation.rows import ProbeRow, varied
 from prunus.evaluation.sensitivity import Probe, Sensitivity
 from prunus.results.folder import Layout
+from prunus.results.panels import Panel, heat_map
 
 
 def panels(rows: Sequence[ProbeRow]) -> Iterator[tuple[str, Sensitivity]]:
@@ -60,30 +61,14 @@ def ranked_table(rows: Sequence[ProbeRow]) -> Iterator[Table]:
 
 def heat(rows: Sequence[ProbeRow]) -> Figure:
     """Accuracy by group, in the order of the network, and ratio: a panel for each way to prune a network."""
-    drawn = list(panels(rows))
-    columns, tallest = min(len(drawn), 3) or 1, max((len(found.groups) for _, found in drawn), default=1)
-    lines = -(-len(drawn) // columns) or 1
-    figure = Figure(
-        figsize=(1.5 + 4 * columns, (1.2 + min(0.16 * tallest, 12)) * lines), layout="constrained"
-    )
-    grid = figure.subplots(lines, columns, squeeze=False)
-    image = None
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, (title, found) in zip(grid.flat, drawn, strict=False):
-        axes.set_axis_on()
+    drawn = []
+    for title, found in panels(rows):
         ratios = sorted({probe.p_prune for probe in found.probes})
         tops = {(probe.group, probe.p_prune): probe.result.top1 for probe in found.probes}
         values = np.array([[tops.get((group, p), np.nan) for p in ratios] for group in found.groups])
-        image = axes.imshow(values, vmin=0, vmax=100, aspect="auto", cmap="viridis")
-        axes.set_title(f"{title} ({found.clean.top1:.2f}% unpruned)", fontsize=9)
-        axes.set_xticks(range(len(ratios)), [f"{p:g}" for p in ratios], fontsize=7)
-        axes.set_xlabel("p_prune of this group alone", fontsize=8)
-        labels = [group.removesuffix(".weight") for group in found.groups]
-        axes.set_yticks(range(len(labels)), labels, fontsize=max(3, min(7, 400 / len(labels))))
-    if image is not None:
-        figure.colorbar(image, ax=grid, label="top-1 accuracy (%)", shrink=0.8)
-    return figure
+        name = f"{title} ({found.clean.top1:.2f}% unpruned)"
+        drawn.append(Panel(name, values, list(found.groups), [f"{p:g}" for p in ratios]))
+    return heat_map(drawn, 100, "p_prune of this group alone", "top-1 accuracy (%)", abreast=3)
 
 
 SENSITIVITY = Layout(ProbeRow.read, {"sensitivity": heat})

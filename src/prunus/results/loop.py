@@ -19,6 +19,7 @@ class Experiment(Protocol[ItemT, RowT]):
     """What `run` can run: items, each of which gives rows."""
 
     what: str  # its items are called, in the plural
+    together: bool  # whether several processes work on each item; else they divide the items
 
     def record(self) -> Mapping[str, Any]:
         """All that decides the results besides the options: fingerprints of what is read."""
@@ -27,7 +28,7 @@ class Experiment(Protocol[ItemT, RowT]):
         """All that is to be measured, in order; the same in every process."""
 
     def measure(self, items: Sequence[ItemT], monitor: Monitor) -> Iterator[Sequence[RowT]]:
-        """The rows of each of these items, in this order."""
+        """The rows of each of these items, in this order; working together, of the first process only."""
 
     def line(self, rows: Sequence[RowT]) -> str:
         """One line about an item that was done."""
@@ -55,19 +56,23 @@ def run(
     """
     process = process or Process()
     record = {**options, **experiment.record()}
-    folder = ResultsFolder(output, record, layout, process.number) if output else None
+    part = 0 if experiment.together else process.number
+    folder = ResultsFolder(output, record, layout, part) if output else None
     rows = list(folder.rows) if folder else []
     held = {row.item for row in rows}
     # Divided before what is done is left out, or the processes would not divide the same list
-    mine = process.mine(experiment.items())
+    mine = experiment.items() if experiment.together else process.mine(experiment.items())
     left = [item for item in mine if item not in held]
     try:
         with Monitor(experiment.what, len(mine), len(mine) - len(left)) as monitor:
+            if experiment.together:
+                process.wait()  # until all have read what the first one is about to add to
             for made in experiment.measure(left, monitor) if left else ():
                 rows += made
-                if folder:
+                if folder and made:
                     folder.add(*made)
-                monitor.done(experiment.line(made))
+                if made:
+                    monitor.done(experiment.line(made))
     except BaseException as error:
         if folder and folder.rows and process.count == 1:
             with suppress(Exception):  # which would hide the error

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 class Gradual:
     """Prune at some steps of a training, more each time and only among what survives, so that masks nest.
+
+    Where a schedule falls, as `Cyclic` does, what had fallen comes back first, as zeros.
 
     Call `step()` after every `optimizer.step()`. Where n is among `steps`, the n-th call prunes: weights fall
     by their scores then, counts are exact, and momentum of what falls is cleared. The default schedule is
@@ -129,12 +132,34 @@ class Gradual:
 
     def _cut(self, cut: int) -> None:
         known = self._collect() if self._collect else self._choice.get("evidence")
+        choice = Choice(**{**self._choice, "evidence": known})
         if self.pruning is None:
-            choice = Choice(**{**self._choice, "evidence": known})
             self.pruning = prune(self.model, self.amount(cut), **choice)
+        elif self._falls(cut):
+            self.pruning = self._anew(self.pruning, self.amount(cut), choice)
         else:
             self.pruning.deepen(self.amount(cut), evidence=known)
         clear(self._optimizers, self.model, self.masks)
+
+    def _falls(self, cut: int) -> bool:
+        """Whether less is pruned after this cut than before it."""
+        before, after = self.amount(cut - 1), self.amount(cut)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            return any(after[name] < part for name, part in before.items())
+        return after < before  # type: ignore[operator]
+
+    def _anew(self, before: Pruning, amount: Amount, choice: Choice) -> Pruning:
+        """Another pruning in place of one, of which all that fell comes back, as zeros."""
+        before.restore()
+        with torch.no_grad():
+            for name, kept in before.masks.items():
+                parameter = self.model.get_parameter(name)
+                parameter.masked_fill_(~kept.to(parameter.device), 0)
+        try:
+            return prune(self.model, amount, **choice)
+        except BaseException:
+            self.pruning = resume(self.model, before.candidates.kept, self._choice)
+            raise
 
     def state_dict(self) -> dict[str, Any]:
         """What a training that is resumed needs, beside the states of the model and of the optimizer."""

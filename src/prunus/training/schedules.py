@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from prunus.checks import check_fraction
+from prunus.checks import check_fraction, check_whole
 
 Schedule: TypeAlias = Callable[[float, float, int, int], float]
 
@@ -101,3 +101,29 @@ class Iterative:
     def __call__(self, start: float, to: float, cut: int, cuts: int) -> float:
         """What has fallen after this cut."""
         return min(to, 1 - (1 - start) * (1 - self.rate) ** (cut + 1))
+
+
+@dataclass(frozen=True)
+class Cyclic:
+    """Cubic from `start` to `to`, over and over; between two cycles all comes back (Srinivas et al. 2022).
+
+    Their paper is arXiv 2202.01290. Masks nest within a cycle. What comes back starts at zero.
+
+    Args:
+        cycles: how many; the cuts are divided among them, the first ones having one more where they must.
+
+    Example:
+        >>> [Cyclic(2)(0.0, 1.0, cut, 6) for cut in range(6)]
+        [0.0, 0.875, 1.0, 0.0, 0.875, 1.0]
+    """
+
+    cycles: int = 3
+
+    def __post_init__(self) -> None:
+        check_whole("cycles", self.cycles, 1)
+
+    def __call__(self, start: float, to: float, cut: int, cuts: int) -> float:
+        """What has fallen after this cut."""
+        cycle = cut * self.cycles // cuts
+        first, end = (-(-number * cuts // self.cycles) for number in (cycle, cycle + 1))
+        return Cubic()(start, to, cut - first, end - first)

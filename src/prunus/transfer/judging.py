@@ -50,6 +50,7 @@ class Transfer:
     """
 
     what = "attacks"
+    together = False
 
     surrogates: Sequence[Network]
     targets: Sequence[Network]

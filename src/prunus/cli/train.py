@@ -1,0 +1,225 @@
+"""`prunus train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from prunus.cli.options import (
+    DIGITS,
+    Calibration,
+    HowToPrune,
+    Machine,
+    WhichImages,
+    WhichNetworks,
+    WhichWeights,
+    known,
+    option,
+    output_option,
+    recorded,
+    show,
+    takes,
+)
+from prunus.cli.values import Name, Names
+
+if TYPE_CHECKING:
+    from prunus.training.recipe import Recipe
+
+UNSAID = click.core.ParameterSource.DEFAULT
+
+
+@dataclass(frozen=True)
+class HowFar(HowToPrune):
+    """The same for trainings, to which a seed is more."""
+
+    p_prune: Sequence[float] | float = option(
+        "--to", "--p-prune", numbers=float, help="Fraction that is pruned at the end; one or several."
+    )
+    seed: Sequence[int] | int = option(
+        "--seed",
+        numbers=int,
+        default="0",
+        help="Of initial weights, the order of images, augmentation and masks; one or several.",
+    )
+
+
+@dataclass(frozen=True)
+class HowToTrain:
+    """By which methods is trained, and how."""
+
+    schedule: Sequence[str] = option(
+        "--schedule",
+        type=Names(known("training.methods", "METHODS")),
+        default="one-shot,iterative,gradual,rigl,random",
+        help="How networks come to their sparsity: by cutting and retraining, once (random: by chance) or "
+        "in rounds; more and more while they train; or sparse from the start, with weights that regrow or "
+        "(static) do not.",
+    )
+    rewind: Sequence[str] = option(
+        "--rewind",
+        type=Names(known("training.goingback", "WAYS_BACK")),
+        default="lr",
+        help="What follows a cut: the learning rates of the last --retrain-epochs again (lr), from the "
+        "weights there (weights) or from new ones (init); or the last rate throughout (none).",
+    )
+    epochs: int = option("--epochs", type=click.IntRange(1), default=20, help="Of a whole training.")
+    retrain_epochs: int | None = option(
+        "--retrain-epochs", type=click.IntRange(1), help="After each cut.  [default: --epochs]"
+    )
+    optimizer: str = option(
+        "--optimizer", type=Name(known("training.optimizers", "OPTIMIZERS")), default="sgd", help="Its kind."
+    )
+    lr: float | None = option(
+        "--lr",
+        type=click.FloatRange(0, min_open=True),
+        help="Learning rate.  [default: 0.1 of sgd, else 0.001]",
+    )
+    lr_schedule: str = option(
+        "--lr-schedule",
+        type=Name(known("training.learning_rates", "LEARNING_RATES")),
+        default="cosine",
+        help="What comes of the learning rate.",
+    )
+    warmup: float = option(
+        "--warmup", type=click.FloatRange(0), default=0.0, help="Epochs over which the learning rate rises."
+    )
+    weight_decay: float = option("--weight-decay", type=click.FloatRange(0), default=5e-4, help="Of all.")
+    augment: Sequence[str] = option(
+        "--augment",
+        type=Names(known("training.batches", "AUGMENTATIONS")),
+        default=(),
+        help="What is done to images, at random: shift,flip for CIFAR.",
+    )
+    rate: float = option(
+        "--rate",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=0.2,
+        help="The part of the rest that falls in each round of --schedule iterative; 0.5 of the built-in "
+        "digits.",
+    )
+    cuts: int = option(
+        "--cuts",
+        type=click.IntRange(1),
+        default=100,
+        help="At how many steps of a training is pruned, or do weights regrow, …",
+    )
+    until: float = option(
+        "--until",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=0.75,
+        help="… spread over this first part of it.",
+    )
+    drop: float = option(
+        "--drop",
+        type=click.FloatRange(0, 1),
+        default=0.3,
+        help="The part of the survivors that regrowth exchanges at first.",
+    )
+    checkpoint_every: float = option(
+        "--checkpoint-every",
+        recorded=False,
+        type=click.FloatRange(0),
+        default=5.0,
+        help="Minutes between two checkpoints, at whatever step.",
+    )
+    keep_images: bool = option(
+        "--keep-images", recorded=False, is_flag=True, help="Read training images once, into memory."
+    )
+
+    def recipe(self, batch_size: int) -> Recipe:
+        """The same with functions in place of names."""
+        from prunus.training.learning_rates import LEARNING_RATES
+        from prunus.training.optimizers import OPTIMIZERS
+        from prunus.training.recipe import Recipe
+
+        told = {f.name: getattr(self, f.name) for f in fields(Recipe) if hasattr(self, f.name)}
+        told |= {"optimizer": OPTIMIZERS[self.optimizer], "augment": tuple(self.augment)}
+        return Recipe(**told, learning_rate=LEARNING_RATES[self.lr_schedule], batch_size=batch_size)
+
+
+@click.command("train")
+@takes(WhichNetworks, "networks", arch=",".join(DIGITS), weights="none")
+@takes(HowToTrain, "training")
+@takes(HowFar, "how", several=True, p_prune="0.9,0.95", granularity="weight")
+@takes(WhichWeights, "which")
+@takes(Calibration, "calibration")
+@takes(WhichImages, "images", batch_size=128)
+@takes(Machine, "machine")
+@output_option("prunus-train")
+@click.pass_context
+def train_command(
+    context: click.Context,
+    /,
+    networks: WhichNetworks,
+    training: HowToTrain,
+    how: HowFar,
+    which: WhichWeights,
+    calibration: Calibration,
+    images: WhichImages,
+    machine: Machine,
+    output: Path,
+) -> None:
+    """Train networks to a sparsity, or recover what pruning cost, in several ways side by side.
+
+    With --weights none, the default, networks are first trained dense, which is the row to compare with;
+    with other weights they count as trained. --data needs DATA/train and DATA/val. Killed at any moment and
+    started again, the command goes on. Under torchrun every process sees its part of each batch.
+
+    \b
+    The built-in networks on the built-in digits, to 90 and 95%:
+        prunus train
+    What 10 epochs recover of a network of your own:
+        prunus train --data CIFAR -a nets.py:resnet20 --weights resnet20.pth --schedule one-shot \\
+            --rewind none,lr --to 0.5,0.9 --epochs 10 --augment shift,flip --seed 0,1,2
+    """
+    from prunus.processes import Process
+    from prunus.results.loop import run
+    from prunus.results.trained import TRAINED, trained_table
+    from prunus.training.experiment import Training
+
+    if context.get_parameter_source("p_bern") is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("p_bern has no meaning here: all candidates fall")
+    loaded, process = networks.load(images), Process.here(backend=None)
+    if all(network.bundled for network in loaded) and context.get_parameter_source("rate") is UNSAID:
+        training = replace(training, rate=0.5)  # for fewer rounds
+    made = Training(
+        networks=loaded,
+        settings=how.settings(),
+        source=images.source(calibration.calibration_images),
+        device=(device := process.device(machine.find())),
+        amp=machine.half(device),
+        which=which.which(),
+        schedules=training.schedule,
+        rewinds=training.rewind,
+        recipe=training.recipe(images.batch_size),
+        trained=_trained(networks.weights),
+        folder=output,
+        process=process,
+        every=training.checkpoint_every,
+        keep_images=training.keep_images,
+    )
+    scopes = list(dict.fromkeys(str(setting.scope) for setting in made.settings))
+    options = {**how.recorded(scopes), **recorded(training, which, calibration), **images.recorded()}
+    options |= {**machine.recorded(), "batch_size": images.batch_size, "trained": made.trained}
+    rows = run(made, TRAINED, output, options, process)
+    if process.number == 0:
+        show(trained_table(rows))
+        click.echo(
+            f"acc@1 in percent, as a mean over seeds; lost: against the dense network of the same seed; [..] "
+            f"are 95% intervals over seeds.\n{output}: results.csv, summary.csv, results.json; accuracy and "
+            f"layers as .png and .svg; networks/*.pth"
+        )
+
+
+def _trained(weights: Sequence[str] | None) -> bool:
+    """Whether networks bring weights."""
+    none = [one == "none" for one in weights or ()]
+    if any(none) and not all(none):
+        raise click.UsageError(
+            "--weights none and others together: networks that are trained come by themselves"
+        )
+    return not any(none)

@@ -1,0 +1,160 @@
+"""What trainings came to: the table over seeds, accuracy against sparsity, and layers over time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from prunus.evaluation.statistics import mean_over
+from prunus.results.folder import Layout
+from prunus.results.panels import Panel, heat_map
+from prunus.training.rows import DENSE, Run, TrainRow
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One way, over its seeds.
+
+    Args:
+        run: that of the first seed.
+        rows: one a seed.
+        dense: the dense network of the same seeds, those that there are.
+    """
+
+    run: Run
+    rows: Sequence[TrainRow]
+    dense: Sequence[TrainRow]
+
+    @property
+    def top1(self) -> tuple[float, float]:
+        """In percent: the mean over seeds, and how far its 95% interval reaches."""
+        return mean_over([row.point.result.top1 for row in self.rows])
+
+    @property
+    def lost(self) -> tuple[float, float] | None:
+        """Likewise, what the dense network of the same seed has more, in percentage points."""
+        dense = {row.run.setting.seed: row.point.result.top1 for row in self.dense}
+        lost = [
+            dense[row.run.setting.seed] - row.point.result.top1
+            for row in self.rows
+            if row.run.setting.seed in dense
+        ]
+        return mean_over(lost) if lost and self.run.schedule != DENSE else None
+
+    @property
+    def fraction(self) -> float:
+        """Pruned, of the weights that can be."""
+        return sum(row.point.pruned_fraction for row in self.rows) / len(self.rows)
+
+    def columns(self) -> dict[str, Any]:
+        """A line of the summary."""
+        setting, (top1, reach) = self.run.setting, self.top1
+        lost, lost_reach = self.lost or ("", "")
+        return {
+            "network": self.run.network,
+            "how": self.run.how,
+            "to": setting.p_prune,
+            "seeds": len(self.rows),
+            "epochs": self.rows[0].epochs,
+            "pruned_fraction": round(self.fraction, 6),
+            "acc1": top1,
+            "acc1_reach": reach,
+            "lost": lost,
+            "lost_reach": lost_reach,
+        }
+
+
+def outcomes(rows: Sequence[TrainRow]) -> list[Outcome]:
+    """Every way, over its seeds, in the order of the rows."""
+    found: dict[Run, list[TrainRow]] = {}
+    for row in rows:
+        way = replace(row.run, setting=replace(row.run.setting, seed=0))
+        found.setdefault(way, []).append(row)
+    dense = {way.network: members for way, members in found.items() if way.schedule == DENSE}
+    return [Outcome(way, members, dense.get(way.network, ())) for way, members in found.items()]
+
+
+def trained_table(rows: Sequence[TrainRow]) -> Table:
+    """Network, way, fraction, epochs, acc@1 and loss against dense, with their intervals over seeds."""
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("network", "trained"):
+        made.add_column(name, no_wrap=True)
+    for name in ("fraction", "epochs", "acc@1", "lost"):
+        made.add_column(name, justify="right", no_wrap=True)
+    for outcome in outcomes(rows):
+        several = len(outcome.rows) > 1
+        cells = [_shown(part, several) for part in (outcome.top1, outcome.lost)]
+        epochs = str(outcome.rows[0].epochs)
+        made.add_row(outcome.run.network, outcome.run.how, f"{outcome.fraction:.4f}", epochs, *cells)
+    return made
+
+
+def _shown(part: tuple[float, float] | None, several: bool) -> str:
+    if part is None:
+        return ""
+    mean, reach = part
+    return f"{mean:.2f} [{mean - reach:.2f}, {mean + reach:.2f}]" if several else f"{mean:.2f}"
+
+
+def accuracy(rows: Sequence[TrainRow]) -> Figure:
+    """Top-1 accuracy against the pruned fraction: a panel a network, a colour a way, 95% bars over seeds."""
+    by_network: dict[str, list[Outcome]] = {}
+    for outcome in outcomes(rows):
+        by_network.setdefault(outcome.run.network, []).append(outcome)
+    figure = Figure(figsize=(1 + 5.2 * len(by_network), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(by_network), squeeze=False)[0]
+    for axes, (network, found) in zip(panels, by_network.items(), strict=True):
+        lines: dict[str, list[Outcome]] = {}
+        for outcome in found:
+            lines.setdefault(outcome.run.how, []).append(outcome)
+        for number, (how, points) in enumerate(lines.items()):
+            points = sorted(points, key=lambda outcome: outcome.fraction)
+            if points[0].run.schedule == DENSE:
+                axes.axhline(points[0].top1[0], color="0.4", linestyle="--", label=how)
+                continue
+            axes.errorbar(
+                [100 * point.fraction for point in points],
+                [point.top1[0] for point in points],
+                [point.top1[1] for point in points],
+                label=how,
+                color=f"C{number % 10}",
+                marker="os^Dv*"[number % 6],
+                markersize=4,
+                capsize=2,
+            )
+        axes.set_title(network, fontsize=10)
+        axes.set_xlabel("pruned weights (%)")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("top-1 accuracy (%)")
+    panels[-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def layers(rows: Sequence[TrainRow]) -> Figure:
+    """Pruned fraction of every layer after every epoch: a panel for each way, to its last amount."""
+    last = {(outcome.run.network, outcome.run.how): outcome.rows[0] for outcome in outcomes(rows)}
+    return heat_map(list(_over_time(last.values())), 1, "epoch", "pruned fraction of the layer")
+
+
+def _over_time(rows: Any) -> Iterator[Panel]:
+    for row in rows:
+        if row.over_time and row.schedule != DENSE:
+            totals = {name: max(1, weights) for name, (_, weights) in row.point.layers.items()}
+            values = [
+                [epoch.get(name, 0) / total for epoch in row.over_time] for name, total in totals.items()
+            ]
+            epochs = [str(number + 1) for number in range(len(row.over_time))]
+            yield Panel(f"{row.network} · {row.run.how}", np.array(values), list(totals), epochs)
+
+
+def _summary(rows: Sequence[TrainRow]) -> list[dict[str, Any]]:
+    return [outcome.columns() for outcome in outcomes(rows)]
+
+
+TRAINED = Layout(TrainRow.read, {"accuracy": accuracy, "layers": layers}, _summary)
