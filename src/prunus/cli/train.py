@@ -205,7 +205,7 @@ def train_command(
     scopes = list(dict.fromkeys(str(setting.scope) for setting in made.settings))
     options = {**how.recorded(scopes), **recorded(training, which, calibration), **images.recorded()}
     options |= {**machine.recorded(), "batch_size": images.batch_size, "trained": made.trained}
-    rows = run(made, TRAINED, output, options, process)
+    rows = run(replace(made, options=options), TRAINED, output, options, process)
     if process.number == 0:
         show(trained_table(rows))
         click.echo(

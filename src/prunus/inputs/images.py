@@ -113,6 +113,7 @@ class Images:
             None if order else batch_size,
             sampler=order,
             num_workers=workers,
+            generator=torch.Generator(),  # or each pass would take a number of the global one
             collate_fn=None if order else collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -43,6 +46,7 @@ class Training(Measurement):
         recipe: how is trained.
         trained: whether networks come trained; otherwise they are trained dense first, for as long.
         folder: for checkpoints, and for the networks that come of it.
+        options: all that decides the results besides; checkpoints of others are not taken up.
         process: of several, this one, which sees its part of every batch.
         every: minutes between checkpoints.
         keep_images: whether all training images are read once and kept in memory.
@@ -56,6 +60,7 @@ class Training(Measurement):
     recipe: Recipe = field(default_factory=Recipe)
     trained: bool = False
     folder: Path = Path()
+    options: Mapping[str, Any] = field(default_factory=dict)
     process: Process = field(default_factory=Process)
     every: float = 5.0
     keep_images: bool = False
@@ -83,6 +88,8 @@ class Training(Measurement):
         for name in self.schedules:
             method = METHODS[name]
             settings = [method.settle(setting) for setting in self.settings if setting.seed == seed]
+            for setting in settings:
+                method.rounds(setting, self.recipe)  # before anything is trained
             rewinds = self.rewinds if method.between else [""]
             runs += [Run(network, name, rewind, setting) for rewind in rewinds for setting in settings]
         return list(dict.fromkeys(runs))
@@ -93,6 +100,10 @@ class Training(Measurement):
             network = self._by_name[run.network]
             fit = self._fit(run, network, monitor)
             yield [] if self.process.number else [self._row(run, fit, network, monitor)]
+            if run.schedule != DENSE:  # with which others are still to begin
+                self._checkpoint(run).delete()
+        if not self.process.number:
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
 
     def line(self, rows: Sequence[TrainRow]) -> str:
         """What was trained, and the accuracy."""
@@ -117,8 +128,20 @@ class Training(Measurement):
     def _fit(self, run: Run, network: Network, monitor: Monitor) -> Fit:
         """A training that has come to its end."""
         fit = self._prepared(run, network, monitor)
-        fit.run(Checkpoint(self._path("checkpoints", run), self.process, self.every), monitor)
+        try:
+            fit.run(self._checkpoint(run), monitor)
+        except ValueError as error:
+            raise ValueError(f"{run}: {error}") from error
         return fit
+
+    def _checkpoint(self, run: Run) -> Checkpoint:
+        return Checkpoint(self._path(f"checkpoints/{self._digest}", run), self.process, self.every)
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of all that decides the results."""
+        told = json.dumps({**self.options, **self.record()}, sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def _prepared(self, run: Run, network: Network, monitor: Monitor) -> Fit:
         """A training from its first step."""

@@ -67,6 +67,11 @@ class Checkpoint:
         state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         return state
 
+    def delete(self) -> None:
+        """It is needed no more."""
+        if not self.process.number:
+            self.path.unlink(missing_ok=True)
+
     def write(self, state: Mapping[str, Any]) -> None:
         """Exchange it."""
         if self.process.number:
@@ -146,11 +151,14 @@ class Fit:
         state = checkpoint.read()
         if state is not None:
             self.load_state_dict(state)
+        if self.step == self.plan.total:
+            return
         forward = self._forward()
         while self.step < self.plan.total:
             with _random_numbers_apart(self.machine.device):
                 self._epoch(forward, checkpoint, monitor)
         checkpoint.write(self.state_dict())
+        self.machine.process.wait()  # or another one would read what was there before
 
     def _forward(self) -> nn.Module:
         """The network, or that which sums gradients over processes."""
