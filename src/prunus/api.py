@@ -1,6 +1,7 @@
 """What may I call? Every public name, flat: `prunus.NAME` for each of these."""
 
 from prunus.application.pruning import Pruning
+from prunus.compaction.sparse import load_sparse, save_sparse
 from prunus.evaluation.evaluate import Result, evaluate
 from prunus.evaluation.find import Found, find
 from prunus.evaluation.sensitivity import Probe, Sensitivity, sensitivity
@@ -62,11 +63,13 @@ __all__ = [
     "find",
     "global_prune",
     "gradient_prune",
+    "load_sparse",
     "make_masks",
     "masks_of",
     "prune",
     "rank",
     "restore",
+    "save_sparse",
     "sensitivity",
     "sparsegpt",
     "sparsity",

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from prunus.compaction.sparse import is_sparse, load_sparse
+
 StateDict = dict[str, Tensor]
 
 KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net")  # where training code puts it
@@ -20,7 +22,9 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # DataParallel, torch.co
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> tuple[StateDict, list[str]]:
-    """The tensors of a .safetensors or torch file, onto the CPU, without running code.
+    """The tensors of a .safetensors, sparse or torch file, onto the CPU, without running code.
+
+    Sparse files are those of `prunus.save_sparse`.
 
     A training checkpoint is read at "state_dict" or another of `KEYS`. Averages of weights, such as timm's
     "state_dict_ema", are another network: they are read only from a file of their own.
@@ -41,6 +45,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> tuple[StateDict, list[str]]
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no weights file {os.fspath(path)!r}")
+    if is_sparse(path):
+        return load_sparse(path), []
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path)), []
