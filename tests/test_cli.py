@@ -257,7 +257,7 @@ def test_bad_data_folders(
     assert "ant" in error_of(capsys, 1, *command, tmp_path / "hollow")
     (folder / "val" / "dog").mkdir()
     (folder / "val" / "ant" / "0.png").rename(folder / "val" / "dog" / "0.png")
-    assert "4 class folders, but tiny tells 3 apart" in error_of(capsys, 1, *command, folder)
+    assert "4 classes, but tiny tells 3 apart" in error_of(capsys, 1, *command, folder)
     assert "needs images: --data" in error_of(capsys, 1, "eval", "-a", f"{nets}:tiny")
 
 
@@ -376,7 +376,7 @@ def test_arguments_out_of_range(
         ["sweep", "--seed", "inf"],
         ["sweep", "--std", "nan,1,1"],
         ["sweep", "--granularity", "wieght"],
-        ["sweep", "--mean", "0.5"],
+        ["sweep", "--mean", "0.5,0.5"],
         ["eval", "--prune-type", "all"],
         ["eval", "--batch-size", "0"],
         ["evaluate"],

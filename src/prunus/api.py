@@ -1,6 +1,8 @@
 """What may I call? Every public name, flat: `prunus.NAME` for each of these."""
 
 from prunus.application.pruning import Pruning
+from prunus.compaction.checkpoints import load_compact, save_compact
+from prunus.compaction.compact import Compacted, compact
 from prunus.compaction.sparse import load_sparse, save_sparse
 from prunus.evaluation.evaluate import Result, evaluate
 from prunus.evaluation.find import Found, find
@@ -28,6 +30,7 @@ Groups = Pieces  # its former name
 __all__ = [
     "MUP",
     "SET",
+    "Compacted",
     "Criterion",
     "Cubic",
     "Cyclic",
@@ -56,6 +59,7 @@ __all__ = [
     "Snapshot",
     "Sparsity",
     "apply_masks",
+    "compact",
     "digits",
     "evaluate",
     "evidence",
@@ -63,12 +67,14 @@ __all__ = [
     "find",
     "global_prune",
     "gradient_prune",
+    "load_compact",
     "load_sparse",
     "make_masks",
     "masks_of",
     "prune",
     "rank",
     "restore",
+    "save_compact",
     "save_sparse",
     "sensitivity",
     "sparsegpt",

@@ -74,7 +74,7 @@ def _example(network: Network, source: Source) -> Tensor:
 
 def _macs(network: Network, example: Tensor) -> dict[str, int]:
     """Of one image; none, and why, where the network does not take it."""
-    from prunus.evaluation.macs import macs
+    from prunus.macs import macs
 
     try:
         return macs(network.model, example)

@@ -96,7 +96,7 @@ def save_sparse(
         (True, True)
     """
     state = model.state_dict() if isinstance(model, nn.Module) else model
-    tensors, aliases = _distinct(state)
+    tensors, aliases = distinct(state)
     recipe = {
         name: {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
         for name, tensor in tensors.items()
@@ -116,7 +116,7 @@ def save_sparse(
             file.close()
 
 
-def _distinct(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def distinct(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors, each once, and the names of those that are one of these again."""
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}

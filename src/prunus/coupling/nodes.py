@@ -33,11 +33,15 @@ class Unit:
         filters: one or more.
         entries: names and places of biases, scales and whatever else has a value for each channel.
         why: for what reasons it must stay whole, if it must.
+        reads: where others read it: the name of a weight or of a buffer, an axis, and an index along it.
+        counted: why it must stay where it is even as zeros, if it must.
     """
 
     filters: list[Filter] = field(default_factory=list)
     entries: list[tuple[str, int]] = field(default_factory=list)
     why: list[str] = field(default_factory=list)
+    reads: list[tuple[str, int, int]] = field(default_factory=list)
+    counted: str = ""
 
 
 OPAQUE = 1  # the label of values of which is not known where they come from: what meets them stays whole
@@ -52,6 +56,8 @@ class Nodes:
         self._known: dict[tuple[str, int | None], int] = {}
         self._parents: dict[int, int] = {OPAQUE: OPAQUE}
         self._why: dict[int, str] = {}
+        self._counted: dict[int, str] = {}
+        self._reads: dict[tuple[str, int], Tensor] = {}
         self._filters: set[int] = set()
 
     def first(self, name: str, size: int, inputs: int | None = None) -> int:
@@ -102,6 +108,18 @@ class Nodes:
             self._why.setdefault(node, why)
             self.root(node)
 
+    def count(self, labels: Tensor, why: str) -> None:
+        """Let these be such that they count even where they are zero."""
+        for node in torch.unique(labels[labels > OPAQUE]).tolist():
+            self._counted.setdefault(node, why)
+            self.root(node)
+
+    def read(self, name: str, axis: int, labels: Tensor) -> None:
+        """Along this axis of a weight, or of a buffer, these are read; the same where it is read again."""
+        before = self._reads.setdefault((name, axis), labels)
+        if before.shape == labels.shape:
+            self.join(before, labels)
+
     def add_filters(self, labels: Tensor) -> None:
         """Let these be known as filters, if only by themselves."""
         self._filters.update(self.root(node) for node in torch.unique(labels).tolist())
@@ -126,6 +144,12 @@ class Nodes:
         for node, why in self._why.items():
             unit = found[self.root(node)]
             unit.why += [why] if why not in unit.why else []
+        for node, why in self._counted.items():
+            found[self.root(node)].counted = why
+        for (name, axis), labels in self._reads.items():
+            for index, node in enumerate(labels.tolist()):
+                if node > OPAQUE and (reader := found.get(self.root(node))):
+                    reader.reads.append((name, axis, index))
         unfollowed = found[self.root(OPAQUE)]
         unfollowed.why = unfollowed.why or ["hang together with what is not followed"]
         return [unit for unit in found.values() if unit.filters]

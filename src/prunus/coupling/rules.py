@@ -271,7 +271,15 @@ def normed(trace: Trace, call: Call) -> Label | Sequence[Label]:
     label = trace.label(call.args[0])
     for name in ("weight", "bias"):
         label = trace.joined(label, _of_channels(trace.label(call[name]), call.args[0].dim()))
-    return None if label is None else label.expand(call.args[0].shape)
+    if label is None:
+        return None
+    label = label.expand(call.args[0].shape)
+    if call.operation.overloadpacket is aten.native_group_norm:
+        trace.nodes.count(narrowed(label), "are normalized together with others")
+    else:
+        for name in ("running_mean", "running_var"):
+            trace.read_buffer(call[name], label)
+    return label
 
 
 def _of_channels(label: Label, axes: int) -> Label:
@@ -285,7 +293,10 @@ def layer_normed(trace: Trace, call: Call) -> Label:
     for argument in call.operation._schema.arguments:
         if argument.name in ("weight", "bias"):
             label = trace.joined(label, trace.label(call[argument.name]))
-    return None if label is None else label.expand(call.args[0].shape)
+    if label is None:
+        return None
+    trace.nodes.count(narrowed(label), "are normalized together with others")
+    return label.expand(call.args[0].shape)
 
 
 @rule("embedding")
@@ -312,6 +323,9 @@ def convolved(trace: Trace, call: Call) -> Label | Sequence[Label]:
         if small is not None:
             read = small.flatten().expand(call["input"].shape[1]).reshape(groups, -1)
             trace.nodes.join(of_group[:, :1], read)
+    elif small is not None:
+        channels = small.flatten().expand(call["input"].shape[1])
+        trace.read(weight, channels, axis=0 if call["transposed"] else 1)
     trace.joined(units, trace.label(call["bias"]))
     return units.view(-1, *[1] * (call.output.dim() - 2)).expand(call.output.shape)
 
@@ -360,9 +374,11 @@ def product(trace: Trace, output: Tensor, a: Tensor, b: Tensor, bias: Tensor | N
         trace.nodes.fix(torch.cat([left.flatten(), right.flatten()]), "make another weight")
         return opaque(output)
     if right is not None:
+        trace.read(b.mT, trace.label(a))
         label: Label = _applied(trace, trace.label(a), right, added)
         added = None
     elif left is not None:
+        trace.read(a, _transposed(trace.label(b)))
         label = _transposed(_applied(trace, _transposed(trace.label(b)), left, None))
     else:
         label = _attended(trace, trace.label(a), trace.label(b))

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from prunus.coupling.nodes import OPAQUE, Nodes, Unit, narrowed
+from prunus.coupling.nodes import OPAQUE, Nodes, Unit, merged, narrowed
 from prunus.coupling.rules import Call, Label, rule_of, unknown
 from prunus.modes import eval_mode
 
@@ -30,11 +30,13 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         parameters: of the network, by name.
+        buffers: of the network, by name, of which is told who reads them.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.nodes = Nodes()
+        self._buffers = {_memory(buffer): name for name, buffer in buffers.items()}
         self._parameters = {name: p for name, p in parameters.items() if _is_dense(p)}
         self._labels: Any = WeakTensorKeyDictionary()
         self._written: dict[int, tuple[Tensor, Tensor]] = {}
@@ -166,6 +168,30 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.nodes.add_filters(narrowed(found))
         return found
 
+    def read(self, weight: Tensor, label: Label, axis: int | None = None) -> None:
+        """Note which channels a weight has at its inputs.
+
+        Args:
+            weight: as (outputs, inputs), or a view of some of its outputs.
+            label: of activations (..., inputs), which must be the same in all rows.
+            axis: of the parameter, along which inputs lie, where its layer says so.
+        """
+        home = self._home(weight) if self.label_of_activation(weight) is None else None
+        if axis is None and home is not None:
+            axis = _axis(home[1], weight)
+        if label is None or home is None or axis is None or home[1].shape[axis] != label.shape[-1]:
+            return
+        small = merged(narrowed(label), range(label.dim() - 1))
+        if small is not None:
+            self.nodes.read(home[0], axis, small.expand(*small.shape[:-1], label.shape[-1]).flatten())
+
+    def read_buffer(self, buffer: Any, label: Label) -> None:
+        """The same of a buffer that has a value a channel, and activations (batch, channels, ...)."""
+        name = self._buffers.get(_memory(buffer)) if isinstance(buffer, Tensor) else None
+        small = None if label is None else merged(narrowed(label), [0, *range(2, label.dim())])
+        if name and label is not None and small is not None:
+            self.nodes.read(name, 0, small.flatten().expand(label.shape[1]))
+
     def write(self, tensor: Tensor, change: Callable[[Tensor], Any]) -> None:
         """Let a part of some memory have other labels, which hang together with those that it had."""
         before = self.label(tensor)
@@ -220,17 +246,23 @@ def _axis(values: Tensor, weight: Tensor) -> int | None:
     return steps[0] if steps else None
 
 
-def trace(model: nn.Module, parameters: Mapping[str, Tensor], example_inputs: Any) -> list[Unit]:
+def trace(
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    example_inputs: Any,
+    buffers: Mapping[str, Tensor] | None = None,
+) -> list[Unit]:
     """What of these parameters hangs together in a network, by one forward in eval mode without gradients.
 
     Args:
         model: stays as it is.
         parameters: by name.
         example_inputs: what the network is called with: a tensor, a tuple of arguments or a dict of keywords.
+        buffers: by name.
     """
-    tracing = Trace(parameters)
+    tracing = Trace(parameters, buffers or {})
     device = next(iter(parameters.values())).device
-    args, kwargs = _call(example_inputs, device)
+    args, kwargs = arguments(example_inputs, device)
     random = [device] if device.type == "cuda" else []
     with eval_mode(model), torch.inference_mode(False), torch.no_grad(), _plainly():
         with torch.random.fork_rng(random), tracing:
@@ -262,7 +294,7 @@ def _tensors(output: Any, depth: int = 4) -> list[Tensor]:
     return found
 
 
-def _call(example_inputs: Any, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(example_inputs: Any, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments and keywords, on this device."""
     given = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, example_inputs)
     if isinstance(given, Mapping):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
+from prunus.compaction.checkpoints import is_compact, shrink
 from prunus.extras import need
 from prunus.inputs import digits
 from prunus.inputs.checkpoints import fitted, read_state_dict
@@ -258,6 +259,8 @@ def _load_weights(model: nn.Module, path: Path, arch: str) -> str:
     held, steps = read_state_dict(path)
     try:
         state, more = fitted(held, model.state_dict())
+        if is_compact(path):
+            shrink(model, state)
         model.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())

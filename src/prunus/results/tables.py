@@ -40,7 +40,7 @@ def layer_rows(model: nn.Module, masks: Masks, macs: Mapping[str, int]) -> list[
     Args:
         model: whose weights they are of.
         masks: what is pruned.
-        macs: by module path, see `prunus.evaluation.macs`.
+        macs: by module path, see `prunus.macs`.
     """
     made = []
     for name, (pruned, weights) in masks.counts.items():

@@ -182,8 +182,6 @@ class Fit:
         self.loss = float(total) / (self.step - first)
         if not math.isfinite(self.loss):
             raise ValueError(f"the loss is {self.loss} after epoch {epoch + 1}: give a lower learning rate")
-        counts = self.pruner.masks.counts if self.pruner else {}
-        self.over_time.append({name: pruned for name, (pruned, _) in counts.items()})
 
     def _step(self, forward: nn.Module, batch: Batch) -> Tensor:
         if self.step == self.keep_at:
@@ -203,6 +201,9 @@ class Fit:
             self.pruner.step()
         self.scheduler.step()
         self.step += 1
+        if self.step % len(self.batches) == 0:  # here, so that no checkpoint lacks it
+            counts = self.pruner.masks.counts if self.pruner else {}
+            self.over_time.append({name: pruned for name, (pruned, _) in counts.items()})
         return loss.detach()
 
     def _begin_round(self, number: int) -> None:

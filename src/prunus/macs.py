@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunus.modes import eval_mode
 
 
-def macs(model: nn.Module, example: Tensor) -> dict[str, int]:
+def macs(model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, int]:
     """Multiply-accumulates of one forward, by the path of the module that makes them; "" is the network.
 
     What a module makes is that of the modules within it, too. Counted by torch: convolutions, matrix products
@@ -17,7 +19,7 @@ def macs(model: nn.Module, example: Tensor) -> dict[str, int]:
 
     Args:
         model: run once in eval mode, without gradients.
-        example: an input, on the device of the model.
+        *args, **kwargs: what it is called with, on its device.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 10))
@@ -26,7 +28,7 @@ def macs(model: nn.Module, example: Tensor) -> dict[str, int]:
     """
     counter = FlopCounterMode(display=False)
     with eval_mode(model), torch.no_grad(), counter:
-        model(example)
+        model(*args, **kwargs)
     found: dict[str, int] = {}
     for key, by_operation in counter.get_flop_counts().items():
         if key != "Global":

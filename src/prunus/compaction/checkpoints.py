@@ -1,0 +1,122 @@
+"""Files of cut networks: safetensors, from whose shapes the network that they are loaded into is cut."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from prunus.checks import knows_keywords
+from prunus.compaction.plan import Tensors, put
+from prunus.compaction.sparse import distinct
+from prunus.compaction.widths import fit
+from prunus.files import whole_file
+
+FORMAT = "prunus compact 1"
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+@knows_keywords()
+def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a network that was cut, whole or not at all.
+
+    Args:
+        model: such as `prunus.compact(...).model`.
+        path: of a safetensors file.
+
+    Raises:
+        TypeError: something in its state_dict is no plain tensor.
+        OSError: the file cannot be written.
+    """
+    tensors, aliases = distinct(model.state_dict())
+    held = {
+        name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    data = save(held, {"format": FORMAT, "aliases": json.dumps(aliases)})
+    with whole_file(path) as partial:
+        partial.write_bytes(data)
+
+
+@knows_keywords()
+def load_compact(build: Callable[[], ModelT], path: str | os.PathLike[str]) -> ModelT:
+    """A network as it was cut, with nothing unpickled.
+
+    Args:
+        build: gives the whole network, as `lambda: torchvision.models.resnet18()` does.
+        path: of a file that `save_compact` wrote.
+
+    Returns:
+        What `build` gave, cut to the shapes of the file, with its weights.
+
+    Raises:
+        ValueError: another file, or one of another network.
+
+    Example:
+        >>> import prunus, tempfile
+        >>> build = lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+        >>> net, x = build(), torch.randn(1, 3, 8, 8)
+        >>> pruning = prunus.prune(net, 0.5, granularity="filter", coupled=True, example_inputs=x)
+        >>> small = prunus.compact(net, x).model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     prunus.save_compact(small, f"{folder}/small.safetensors")
+        ...     again = prunus.load_compact(build, f"{folder}/small.safetensors")
+        >>> torch.equal(again(x), small(x)), again[0]
+        (True, Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1)))
+    """
+    path = Path(path)
+    state = _read(path)
+    model = build()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"build must give a torch.nn.Module, gave {type(model).__name__}")
+    try:
+        shrink(model, state)
+        model.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is of another network: {' '.join(str(error).split()):.300}") from error
+    return model
+
+
+def is_compact(path: str | os.PathLike[str]) -> bool:
+    """Whether `save_compact` wrote a file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except Exception:  # whatever another file makes of itself
+        return False
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not is_compact(path):
+        raise ValueError(f"{path} is no file of save_compact")
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        aliases = json.loads(file.metadata()["aliases"])
+    return state | {name: state[of] for name, of in aliases.items()}
+
+
+def shrink(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a network tensors of the shapes in a state_dict, with any values, and let its modules say so.
+
+    Raises:
+        ValueError: a tensor there is larger, or has other axes. Nothing has changed then.
+    """
+    tensors = Tensors.of(model)
+    known = {name: tensors[name] for name in (*tensors.weights, *tensors.buffers)}
+    smaller = {
+        n: state[n].shape for n, tensor in known.items() if n in state and state[n].shape != tensor.shape
+    }
+    for name, shape in smaller.items():
+        before = known[name].shape
+        if len(shape) != len(before) or any(new > old for new, old in zip(shape, before, strict=True)):
+            raise ValueError(f"{name} has shape {tuple(shape)} there, which is no part of {tuple(before)}")
+    for name, shape in smaller.items():
+        put(model, tensors, name, known[name].new_empty(shape))
+    for path in {name.rpartition(".")[0] for name in smaller}:
+        fit(model.get_submodule(path))

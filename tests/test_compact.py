@@ -1,0 +1,304 @@
+"""Cut networks give what the pruned ones give, and what cannot be cut is kept, and said."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import prunus
+from prunus.inputs import digits
+from prunus.inputs.networks import load_network
+from tests.conftest import everything, same
+
+torchvision = pytest.importorskip("torchvision")
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Batch norms as of a trained network, and no last layer of zeros."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.1)
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight, 0, 0.02)
+    return model.eval()
+
+
+def apart(one: nn.Module, other: nn.Module, x: Any) -> float:
+    with torch.no_grad():
+        a, b = one(x), other(x)
+    return float((a - b).abs().max() / a.abs().max())
+
+
+FAMILIES = {  # how many channels that are empty stay
+    "resnet18": 0,
+    "vgg11_bn": 0,
+    "mobilenet_v2": 0,
+    "mobilenet_v3_small": 0,
+    "densenet121": 0,
+    "efficientnet_b0": 0,
+    "regnet_x_400mf": 0,
+    "googlenet": 0,
+    "squeezenet1_1": 0,
+    "mnasnet0_5": 0,
+    "shufflenet_v2_x0_5": None,
+    "convnext_tiny": None,
+    "swin_t": None,
+    "vit_b_16": None,
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.filterwarnings("ignore")
+def test_families_of_torchvision(name: str) -> None:
+    options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
+    model = lively(torchvision.models.get_model(name, weights=None, **options))
+    side = 224 if name == "vit_b_16" else 64
+    x = torch.randn(2, 3, side, side)
+    layers = "all" if name in ("convnext_tiny", "swin_t", "vit_b_16") else "Conv2d"
+    prunus.prune(model, 0.25, granularity="filter", coupled=True, example_inputs=x[:1], layers=layers)
+    before = everything(model)
+    made = prunus.compact(model, x[:1])
+    assert same(before, everything(model))
+    assert apart(model, made.model, x) < 1e-5
+    assert made.macs[1] < 0.95 * made.macs[0]
+    assert made.weights == tuple(sum(p.numel() for p in m.parameters()) for m in (model, made.model))
+    if FAMILIES[name] == 0:
+        assert not made.spared
+        convolutions = [m for m in made.model.modules() if isinstance(m, nn.Conv2d)]
+        assert all(module.weight.flatten(1).any(1).all() for module in convolutions)
+    else:
+        assert sum(made.spared.values()) > 0
+        assert "empty channels stayed: they" in str(made)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet14t", "ghostnet_050", "tinynet_e", "repvgg_a0", "mobilenetv3_small_050"]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_families_of_timm(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    model, x = lively(timm.create_model(name, pretrained=False)), torch.randn(1, 3, 64, 64)
+    prunus.prune(model, 0.25, granularity="filter", coupled=True, example_inputs=x)
+    made = prunus.compact(model, x)
+    assert apart(model, made.model, x) < 1e-5
+    assert made.weights[1] < 0.95 * made.weights[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_language_models() -> None:
+    transformers = pytest.importorskip("transformers")
+    small = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50, "n_positions": 16}
+    bert = transformers.BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+    )
+    for model in (
+        transformers.GPT2LMHeadModel(transformers.GPT2Config(**small)).eval(),
+        transformers.BertForSequenceClassification(bert).eval(),
+    ):
+        x = {"input_ids": torch.randint(50, (2, 8))}
+        prunus.prune(model, 0.3, granularity="filter", coupled=True, example_inputs=x, layers="all")
+        made = prunus.compact(model, x)
+        with torch.no_grad():
+            a, b = model(**x).logits, made.model(**x).logits
+        assert torch.allclose(a, b, atol=1e-5 * float(a.abs().max()))
+        assert made.weights[1] < made.weights[0]
+
+
+class Wired(nn.Module):
+    """A sum, a concatenation, depthwise and grouped convolutions, a scale of channels, and a flattening."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8, affine=False)
+        self.deep = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.point = nn.Conv2d(8, 8, 1)
+        self.slope = nn.PReLU(8)
+        self.side = nn.Conv2d(3, 4, 3, padding=1)
+        self.grouped = nn.Conv2d(12, 8, 3, padding=1, groups=4)
+        self.up = nn.ConvTranspose2d(8, 6, 2, 2)
+        self.scale = nn.Parameter(torch.rand(6, 1, 1))
+        self.head = nn.Linear(6 * 36, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.norm(self.stem(x)))
+        y = y + self.slope(self.point(self.deep(y)))
+        y = self.grouped(torch.cat([y, self.side(x)], 1))
+        return self.head((self.up(F.max_pool2d(y, 2)) * self.scale).flatten(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_way_that_channels_are_joined_and_read() -> None:
+    torch.manual_seed(1)
+    model, x = Wired().eval(), torch.randn(2, 3, 6, 6)
+    model.norm.running_mean.normal_()
+    prunus.prune(model, 0.5, granularity="filter", coupled=True, example_inputs=x, layers="all")
+    made = prunus.compact(model, x)
+    assert apart(model, made.model, x) < 1e-5
+    small = made.model
+    assert (
+        small.deep.groups == small.deep.in_channels == small.deep.out_channels == len(small.stem.weight) < 8
+    )
+    assert small.norm.num_features == len(small.norm.running_var) == small.stem.out_channels
+    assert small.slope.num_parameters == small.stem.out_channels
+    assert small.head.in_features == 36 * len(small.scale) == 36 * small.up.out_channels < 6 * 36
+    x = torch.randn(3, 3, 6, 6)
+    assert apart(model, small, x) < 1e-5
+    assert torch.equal(copy.deepcopy(small)(x), small(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_recurrent_network_is_cut_or_kept() -> None:
+    model, x = Recurrent().eval(), torch.randn(2, 4, 6)
+    prunus.prune(model, 0.5, granularity="filter", coupled=True, example_inputs=x, layers="all")
+    made = prunus.compact(model, x)
+    assert apart(model, made.model, x) < 1e-5
+
+
+def test_constants_normalizations_and_whole_layers_are_kept() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    biased = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    prunus.prune(biased, 0.5, granularity="filter", scope="layer", include=["0.weight"])  # its biases stay
+    made = prunus.compact(biased, x)
+    assert made.weights[0] == made.weights[1]
+    assert made.spared == {"leave a constant behind, as a bias or a shift that is not zero": 4}
+
+    grouped = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    with torch.no_grad():
+        grouped[0].weight[:4], grouped[1].weight[:4], grouped[1].bias[:4] = 0, 0, 0
+    made = prunus.compact(grouped, x)
+    assert made.spared == {"are normalized together with others": 4}
+    assert apart(grouped, made.model, x) == 0
+
+    dead = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    with torch.no_grad():
+        dead[0].weight.zero_(), dead[0].bias.zero_()
+    with pytest.warns(UserWarning, match="the outputs are the same for other inputs"):
+        made = prunus.compact(dead, x)
+    assert made.model[0].out_channels == 1
+    assert made.spared == {"are all that a layer has": 1}
+
+
+class Chunked(nn.Module):
+    """What halves its channels by number, and so counts on all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(4, 2, 1)
+        self.three = nn.Conv2d(3, 6, 1, bias=False)
+        self.four = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.one(x).chunk(2, 1)
+        return self.two(first) + 2 * self.two(second.flip(1)) + self.four(self.three(x))
+
+
+def test_only_what_changes_nothing_goes() -> None:
+    model, x = Chunked(), torch.randn(2, 3, 4, 4)
+    with torch.no_grad():
+        model.one.weight[:2], model.three.weight[::2] = 0, 0
+    made = prunus.compact(model, x)
+    assert apart(model, made.model, x) < 1e-6
+    assert made.model.three.out_channels == 3
+    assert made.model.one.out_channels == 8
+
+
+@pytest.mark.parametrize("make", [
+    lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01),
+    lambda p: torch.optim.AdamW(p, 0.01),
+])  # fmt: skip
+def test_training_goes_on_with_the_cut_network(make: Callable[..., torch.optim.Optimizer]) -> None:
+    images, labels = digits.load_images(train=True)
+    model = digits.load_network("residual")
+    optimizer = make(model.parameters())
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model.train()(images[:64]), labels[:64]).backward()
+        optimizer.step()
+
+    step(model, optimizer)
+    options: dict[str, Any] = {"granularity": "filter", "coupled": True, "example_inputs": images[:1]}
+    prunus.Gradual(model, 0.5, [1], optimizer=optimizer, **options).step()
+    made = prunus.compact(model, images[:1])
+    assert all(module.training for module in made.model.modules())
+    carried = made.carry(optimizer, model)
+    assert type(carried) is type(optimizer)
+    for _ in range(2):
+        step(model, optimizer)
+        step(made.model, carried)
+    wanted = made.state(model.state_dict())
+    assert wanted.keys() == made.model.state_dict().keys()
+    for name, value in made.model.state_dict().items():
+        assert torch.allclose(value, wanted[name], atol=1e-5), name
+    with pytest.raises(ValueError, match="not of the model"):
+        made.carry(make(digits.load_network("plain").parameters()), model)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_files_of_cut_networks(tmp_path: Path) -> None:
+    path, x = tmp_path / "small.safetensors", torch.randn(1, 3, 64, 64)
+
+    def build(name: str = "mobilenet_v2") -> Any:
+        return lively(torchvision.models.get_model(name, weights=None))
+
+    model = build()
+    prunus.prune(model, 0.5, granularity="filter", coupled=True, example_inputs=x)
+    small = prunus.compact(model, x).model
+    prunus.save_compact(small, path)
+    again = prunus.load_compact(build, path)
+    assert torch.equal(again.eval()(x), small(x))
+    assert str(again) == str(small)
+    assert torch.equal(load_network("mobilenet_v2", str(path)).model(x), small(x))
+    assert path.stat().st_size < 1.05 * 4 * sum(p.numel() for p in small.parameters()) + 100_000
+    for other, message in (
+        ("resnet18", "is of another network"),
+        ("mobilenet_v3_small", "is of another network"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prunus.load_compact(lambda other=other: build(other), path)
+    larger = digits.load_network("residual")
+    prunus.save_compact(larger, path)
+    with pytest.raises(ValueError, match=r"0.weight has shape"):
+        prunus.load_compact(digits.NETWORKS["plain"], path)
+    prunus.Masks({"w": torch.ones(2, dtype=torch.bool)}).save(path)
+    with pytest.raises(ValueError, match="is no file of save_compact"):
+        prunus.load_compact(build, path)
+
+
+def test_accuracy_is_the_same_to_the_image(shared: Path, cifar_folder: Path) -> None:
+    from prunus.inputs.images import Source, open_images
+    from prunus.inputs.networks import Preprocessing
+
+    how = Preprocessing(32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    network = load_network(f"{shared}/models/cifar_resnet.py:resnet20", f"{shared}/models/resnet20.pth", how)
+    images = open_images(network, Source(cifar_folder, batch_size=500))
+    x = torch.randn(1, 3, 32, 32)
+    with prunus.prune(network.model, 0.1, granularity="filter", coupled=True, example_inputs=x):
+        made = prunus.compact(network.model, x)
+        assert made.macs[1] < 0.9 * made.macs[0]
+        # Its shortcuts fill up with as many channels as they were written for
+        assert set(made.spared) <= {"are counted on by the forward, which fails without (RuntimeError)"}
+        for batch, _ in images:
+            with torch.no_grad():
+                assert torch.equal(network.model(batch).argmax(1), made.model(batch).argmax(1))
