@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import prunus
+from prunus.cli.main import main
 from prunus.inputs import digits
 from prunus.inputs.networks import load_network
 from tests.conftest import everything, same
@@ -302,3 +303,22 @@ def test_accuracy_is_the_same_to_the_image(shared: Path, cifar_folder: Path) -> 
         for batch, _ in images:
             with torch.no_grad():
                 assert torch.equal(network.model(batch).argmax(1), made.model(batch).argmax(1))
+
+
+def test_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained, small = tmp_path / "trained", tmp_path / "small.safetensors"
+    train = ["train", "-a", "digits:plain", "--weights", "DEFAULT", "--schedule", "gradual", "--to", "0.5"]
+    train += ["--granularity", "filter", "--coupled", "--epochs", "2"]
+    assert main([*train, "-o", str(trained)]) == 0
+    [network] = (trained / "networks").glob("*gradual*.pth")
+    compact = ["compact", "-a", "digits:plain", "--weights", str(network), "-o", str(small)]
+    assert main(compact) == 0
+    assert "16x1x3x3 -> 8x1x3x3" in capsys.readouterr().out
+    results = [
+        prunus.evaluate(load_network("digits:plain", str(path)).model, [digits.load_images()])
+        for path in (network, small)
+    ]
+    assert results[0].correct == results[1].correct
+    assert small.stat().st_size < network.stat().st_size / 2
+    assert main([*compact, "-a", "digits:plain,digits:residual"]) == 2
+    assert "give one --arch" in capsys.readouterr().err

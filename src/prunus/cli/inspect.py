@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -50,11 +50,12 @@ def inspect_command(
     \b
     prunus inspect -a resnet18 --weights none --p-prune 0.5 --granularity kernel
     """
+    from prunus.inputs.images import example_image
     from prunus.results.tables import layer_rows, layer_table
 
     source, told = images.source(calibration.calibration_images), []
     for network in networks.load(images):
-        example = _example(network, source)
+        example = example_image(network, source)
         masks = _masks(network, how, which.which(), source, example)
         rows = layer_rows(network.model, masks, _macs(network, example))
         told.append({"network": network.name, "layers": [asdict(row) for row in rows]})
@@ -62,14 +63,6 @@ def inspect_command(
             show(layer_table(network.name, rows))
     if as_json:
         click.echo(json.dumps(told, indent=1))
-
-
-def _example(network: Network, source: Source) -> Tensor:
-    """An image as the network takes it: of the built-in ones, or a synthetic one."""
-    from prunus.inputs.images import first_image, read_dataset
-
-    made = source if network.bundled else replace(source, data=None, dummy=True)
-    return first_image(read_dataset([network], made, network.transform))[None]
 
 
 def _macs(network: Network, example: Tensor) -> dict[str, int]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 import prunus
+from prunus.cli.compact import compact_command
 from prunus.cli.eval import eval_command
 from prunus.cli.find import find_command
 from prunus.cli.inspect import inspect_command
@@ -38,6 +39,7 @@ COMMANDS = (
     sensitivity_command,
     find_command,
     train_command,
+    compact_command,
     transfer_command,
 )
 for command in COMMANDS:

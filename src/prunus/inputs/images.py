@@ -6,7 +6,7 @@ import csv
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,12 @@ class Nips2017(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         path, label, target = self.examples[index]
         return read_image(path, self.transform, label, target)
+
+
+def example_image(network: Network, source: Source) -> Tensor:
+    """An image as the network takes it, as a batch: of those that come with it, or a synthetic one."""
+    made = source if network.bundled else replace(source, data=None, dummy=True)
+    return first_image(read_dataset([network], made, network.transform))[None]
 
 
 def open_images(network: Network, source: Source, train: bool = False) -> Images:

@@ -1,0 +1,39 @@
+"""`prunus compact`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from prunus.cli.options import DIGITS, WhichImages, WhichNetworks, takes
+
+
+@click.command("compact")
+@takes(WhichNetworks, "networks", arch=DIGITS[-1])
+@takes(WhichImages, "images")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the cut network there, as safetensors that --weights takes.",
+)
+def compact_command(networks: WhichNetworks, images: WhichImages, output: Path | None) -> None:
+    """Cut out the channels that are empty in a network's weights, and show what is left.
+
+    \b
+    prunus train -a digits:plain --schedule gradual --to 0.5 --granularity filter --coupled -o trained
+    prunus compact -a digits:plain --weights trained/networks/*gradual*.pth -o small.safetensors
+    """
+    from prunus.compaction.checkpoints import save_compact
+    from prunus.compaction.compact import compact
+    from prunus.inputs.images import example_image
+
+    if output and len(networks.arch) > 1:
+        raise click.UsageError("--output takes one network: give one --arch")
+    for network in networks.load(images):
+        made = compact(network.model, example_image(network, images.source()))
+        click.echo(f"{network.name}\n{made}")
+        if output:
+            save_compact(made.model, output)
+            click.echo(f"{output}: {output.stat().st_size:,} bytes")
