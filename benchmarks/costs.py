@@ -146,11 +146,11 @@ def steps(rounds: int, trains: bool) -> Iterator[Row]:
         yield {"what": f"step with {name}, parameters {kind}", **measure.by_turns(tasks, rounds)}
 
 
-def training(rounds: int) -> Row:
+def training(rounds: int, batch: int) -> Row:
     """Forward, backward and a step of SGD with momentum, after each of which pruned weights are zero."""
     plain = network()
     pruned = prunus.global_prune(copy.deepcopy(plain), 0.5)
-    x = torch.randn(4, 3, 224, 224)
+    x = torch.randn(batch, 3, 224, 224)
 
     def task(model: nn.Module) -> Task:
         optimizer = torch.optim.SGD(model.parameters(), 1e-9, momentum=0.9)
@@ -162,7 +162,7 @@ def training(rounds: int) -> Row:
         return Task(step, optimizer.zero_grad)
 
     tasks = {"plain step": task(plain), "prunus": task(pruned)}
-    return {"what": "training step under global_prune", **measure.by_turns(tasks, rounds)}
+    return {"what": f"training step under global_prune, batch {batch}", **measure.by_turns(tasks, rounds)}
 
 
 def inference(rounds: int) -> Row:

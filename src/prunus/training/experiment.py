@@ -159,7 +159,7 @@ class Training(Measurement):
             run.setting,
             self.which,
             self._collect(run, network, model),
-            self._example(open_images(network, self.source)),
+            self._example(open_images(network, self.source)) if self._coupled else None,
         )
         return Fit(
             model,
