@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def test_constants_normalizations_and_whole_layers_are_kept() -> None:
     prunus.prune(biased, 0.5, granularity="filter", scope="layer", include=["0.weight"])  # its biases stay
     made = prunus.compact(biased, x)
     assert made.weights[0] == made.weights[1]
-    assert made.spared == {"leave a constant behind, as a bias or a shift that is not zero": 4}
+    assert made.spared == {"have a scale, a slope or a shift that is not zero": 4}
 
     grouped = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 4, 3))
     with torch.no_grad():
@@ -322,3 +323,151 @@ def test_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert small.stat().st_size < network.stat().st_size / 2
     assert main([*compact, "-a", "digits:plain,digits:residual"]) == 2
     assert "give one --arch" in capsys.readouterr().err
+
+
+class Branch(nn.Module):
+    """Two layers, and something done with what is between them."""
+
+    def __init__(self, between: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.a, self.b, self.between = nn.Linear(6, 8), nn.Linear(8, 3), between
+        with torch.no_grad():
+            self.a.weight[1::2], self.a.bias[1::2] = 0, 0
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.a(x)
+        return self.between(h, self.b(h))
+
+
+@dataclass
+class Output:
+    y: Tensor
+
+
+@pytest.mark.parametrize(
+    ("between", "cuts"),
+    [
+        (lambda h, y: y, True),
+        (lambda h, y: y + h.sum(1, keepdim=True), True),
+        (lambda h, y: Output(y + h.sum(1, keepdim=True)), True),
+        (lambda h, y: Output(y - h.mean(1, keepdim=True)), False),
+        (lambda h, y: y + torch.relu(h.mean(1, keepdim=True) - 100), False),
+        (lambda h, y: y * (30 + h.abs()).amax(1, keepdim=True), False),
+        (lambda h, y: y * h.softmax(1).amax(1, keepdim=True), False),
+        (lambda h, y: (y, float(h.mean())), False),
+        (lambda h, y: (y, h.shape[1]), False),
+        (lambda h, y: (y, h.var(1)), False),
+        (lambda h, y: y * h.topk(5, 1)[0].sum(1, keepdim=True), False),
+    ],
+)
+def test_zeros_that_count_stay(between: Callable[[Tensor, Tensor], Any], cuts: bool) -> None:
+    made = prunus.compact(Branch(between), torch.randn(4, 6))
+    assert (made.model.a.out_features == 4) == cuts
+    assert bool(made.spared) != cuts
+
+
+def test_what_inputs_beside_the_example_are_like() -> None:
+    torch.manual_seed(0x5EED)  # whatever a user's own seed is
+    model, x = Branch(lambda h, y: y), torch.randn(2, 6)
+    assert prunus.compact(model, x).model.a.out_features == 4  # and nothing is warned of
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.a, self.b = nn.Embedding(10, 8), nn.Linear(8, 16), nn.Linear(16, 3)
+            with torch.no_grad():
+                self.a.weight[:4], self.a.bias[:4] = 0, 0
+
+        def forward(self, words: Tensor) -> Tensor:
+            h = self.a(self.table(words))
+            shared = torch.where((words == 2)[..., None], h.std(-1, keepdim=True), 0 * h[..., :1])
+            return self.b(h) + shared
+
+    assert prunus.compact(Words(), torch.tensor([[0, 1, 3]])).model.a.out_features == 16
+
+
+def test_every_kind_of_tensor_and_module() -> None:
+    tied = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 10, bias=False))
+    tied[1].weight = tied[0].weight
+    with torch.no_grad():
+        tied[0].weight[:, ::2] = 0
+    made = prunus.compact(tied, torch.tensor([[1, 2]]))
+    assert made.model[0].weight is made.model[1].weight
+    assert tuple(made.model[0].weight.shape) == (10, 4)
+    made.model.load_state_dict(made.state(tied.state_dict()))
+    averaged = torch.optim.swa_utils.AveragedModel(tied)
+    small = torch.optim.swa_utils.AveragedModel(made.model)
+    small.load_state_dict(made.state(averaged.state_dict()))
+    with pytest.raises(ValueError, match="'other' is none of the network's"):
+        made.state({"other": torch.ones(1)})
+
+    last = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).to(
+        memory_format=torch.channels_last  # type: ignore[call-overload]
+    )
+    with torch.no_grad():
+        last[0].weight[:4], last[0].bias[:4] = 0, 0
+    small_last = prunus.compact(last, torch.randn(1, 3, 8, 8)).model
+    assert small_last[2].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_layers_that_only_train_are_told_of() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.aux = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+            with torch.no_grad():
+                self.a.weight[:4], self.a.bias[:4] = 0, 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            return self.b(h) + self.aux(h) if self.training else self.b(h)
+
+    with pytest.warns(UserWarning, match="does not use 1 modules, such as 'aux'"):
+        made = prunus.compact(Auxiliary(), torch.randn(2, 6))
+    assert made.model.b.in_features == 4
+
+
+def test_optimizers_that_cannot_be_cut_and_rates_in_tensors() -> None:
+    model, x = Branch(lambda h, y: y), torch.randn(2, 6)
+    made = prunus.compact(model, x)
+    rate = torch.tensor(0.01)
+    carried = made.carry(torch.optim.AdamW(model.parameters(), lr=rate), model)
+    carried.param_groups[0]["lr"].fill_(1.0)
+    assert float(rate) == pytest.approx(0.01)
+    with pytest.raises(ValueError, match="LBFGS"):
+        made.carry(torch.optim.LBFGS(model.parameters()), model)
+    adafactor = torch.optim.Adafactor(model.parameters())
+    model(x).sum().backward()
+    adafactor.step()
+    with pytest.raises(ValueError, match=r"row_var of \w\.weight has shape"):
+        made.carry(adafactor, model)
+
+
+def test_wrong_arguments(tmp_path: Path) -> None:
+    x = torch.randn(1, 3, 8, 8)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3))
+    for model, options, error, message in (
+        (3, {}, TypeError, "model must be a torch.nn.Module, got int"),
+        (nn.ReLU(), {}, ValueError, "has no parameters"),
+        (nn.Conv2d(3, 8, 3, device="meta"), {}, ValueError, "on the meta device"),
+        (net, {"tolerance": -1.0}, ValueError, "tolerance must be 0 or more"),
+        (net, {"tolerance": float("nan")}, ValueError, "tolerance must be"),
+    ):
+        with pytest.raises(error, match=message):
+            prunus.compact(model, x, **options)  # type: ignore[arg-type]
+    import torch.nn.utils.prune as old
+
+    old.random_unstructured(net[0], "weight", 0.5)
+    with pytest.raises(ValueError, match=r"call its prune\.remove first"):
+        prunus.compact(net, x)
+    path = tmp_path / "small.safetensors"
+    with pytest.raises(ValueError, match="no file"):
+        prunus.load_compact(lambda: net, path)
+    cut = nn.Sequential(nn.Conv2d(3, 4, 3)).double()
+    prunus.save_compact(cut, path)
+    again = prunus.load_compact(lambda: nn.Sequential(nn.Conv2d(3, 8, 3)), path)
+    assert torch.equal(again[0].weight, cut[0].weight)
+    assert again[0].weight.dtype == torch.float64
+    with pytest.raises(ValueError, match=r"in 0 groups|has shape"):
+        prunus.load_compact(lambda: nn.Sequential(nn.Conv2d(6, 16, 3, groups=2)), path)

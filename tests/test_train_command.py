@@ -323,6 +323,7 @@ def test_data_sets_of_torchvision_by_name(tmp_path: Path, capsys: pytest.Capture
         (["--schedule", "rigl", "--p-prune-of", "0=0.5"], "not for methods that regrow"),
         (["--lr", "1e9", "--epochs", "2"], "digits:plain dense seed 0: the loss is"),
         (["--schedule", "gradula"], "is not one of"),
+        (["--scope", "2:4", "--to", "0.9", "--schedule", "one-shot"], "2:4"),
     ],
 )
 def test_what_is_refused(
@@ -331,6 +332,31 @@ def test_what_is_refused(
     assert train("-a", "digits:plain", "-o", tmp_path / "out", *more) in (1, 2)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_networks_of_names_alike_are_kept_apart(folder: Path, tmp_path: Path) -> None:
+    nets = tmp_path / "nets.py"
+    one = "def net_1():\n    return nn.Sequential(nn.Flatten(), nn.Linear(432, 3))\n"
+    nets.write_text(f"from torch import nn\n{one}{one.replace('net_1', 'net__1')}")
+    command = ["--data", folder, "--layers", "Linear", "--schedule", "one-shot", "--to", "0.5,0.50000001"]
+    both = f"{nets}:net_1,{nets}:net__1"
+    assert train(*command, "-a", both, "--epochs", "1", "-b", "16", "-j", "0", "-o", tmp_path / "out") == 0
+    assert len(networks_of(tmp_path / "out")) == len(rows_of(tmp_path / "out")) == 6
+
+
+def test_a_training_that_diverged_is_never_taken_for_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["-a", "digits:plain", "--lr", "1e38", "--epochs", "1", "--checkpoint-every", "0"]
+    for _ in range(2):
+        assert train(*command, "--schedule", "static", "-o", tmp_path) == 1
+        assert "digits:plain dense seed 0: " in (said := capsys.readouterr().err)
+        assert "loss is" in said
+    [checkpoint, *_] = [*(tmp_path / "checkpoints").rglob("*.pth"), tmp_path / "none"]
+    if checkpoint.exists():
+        checkpoint.write_bytes(b"PK")
+        assert train(*command, "--schedule", "static", "-o", tmp_path) == 1
+        assert "is damaged" in capsys.readouterr().err
 
 
 def test_unreadable_images_are_named_or_left_out(

@@ -53,7 +53,7 @@ def load_compact(build: Callable[[], ModelT], path: str | os.PathLike[str]) -> M
         path: of a file that `save_compact` wrote.
 
     Returns:
-        What `build` gave, cut to the shapes of the file, with its weights.
+        What `build` gave, cut to the shapes of the file, with its weights in their dtypes.
 
     Raises:
         ValueError: another file, or one of another network.
@@ -76,7 +76,7 @@ def load_compact(build: Callable[[], ModelT], path: str | os.PathLike[str]) -> M
     if not isinstance(model, nn.Module):
         raise TypeError(f"build must give a torch.nn.Module, gave {type(model).__name__}")
     try:
-        shrink(model, state)
+        shrink(model, state, keep_dtypes=False)
         model.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is of another network: {' '.join(str(error).split()):.300}") from error
@@ -92,7 +92,13 @@ def is_compact(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+def _alike(one: Tensor, other: Tensor, keep_dtypes: bool) -> bool:
+    return one.shape == other.shape and (keep_dtypes or one.dtype == other.dtype)
+
+
 def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"no file {os.fspath(path)!r}")
     if not is_compact(path):
         raise ValueError(f"{path} is no file of save_compact")
     with safe_open(path, "pt") as file:
@@ -101,22 +107,27 @@ def _read(path: Path) -> dict[str, Tensor]:
     return state | {name: state[of] for name, of in aliases.items()}
 
 
-def shrink(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def shrink(model: nn.Module, state: Mapping[str, Tensor], keep_dtypes: bool) -> None:
     """Give a network tensors of the shapes in a state_dict, with any values, and let its modules say so.
 
+    Args:
+        model: the network.
+        state: of the cut one.
+        keep_dtypes: whether tensors keep those that they have, or get those of the state_dict.
+
     Raises:
-        ValueError: a tensor there is larger, or has other axes. Nothing has changed then.
+        ValueError: a tensor there is larger, or has other axes; nothing has changed then. Or no module can be
+            so narrow.
     """
     tensors = Tensors.of(model)
     known = {name: tensors[name] for name in (*tensors.weights, *tensors.buffers)}
-    smaller = {
-        n: state[n].shape for n, tensor in known.items() if n in state and state[n].shape != tensor.shape
-    }
-    for name, shape in smaller.items():
-        before = known[name].shape
+    smaller = {n: s for n, s in state.items() if n in known and not _alike(known[n], s, keep_dtypes)}
+    for name, values in smaller.items():
+        shape, before = values.shape, known[name].shape
         if len(shape) != len(before) or any(new > old for new, old in zip(shape, before, strict=True)):
             raise ValueError(f"{name} has shape {tuple(shape)} there, which is no part of {tuple(before)}")
-    for name, shape in smaller.items():
-        put(model, tensors, name, known[name].new_empty(shape))
+    for name, values in smaller.items():
+        dtype = known[name].dtype if keep_dtypes else values.dtype
+        put(model, tensors, name, known[name].new_empty(values.shape, dtype=dtype))
     for path in {name.rpartition(".")[0] for name in smaller}:
         fit(model.get_submodule(path))

@@ -7,11 +7,12 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 from torch.utils._pytree import tree_leaves, tree_map
 
 from prunus.application.applying import masks_in_force, take_off
@@ -19,7 +20,7 @@ from prunus.checks import check_number, knows_keywords
 from prunus.compaction.plan import Kept, Tensors, consistent, dead_units, put, units_of
 from prunus.compaction.widths import fit
 from prunus.coupling.nodes import Unit
-from prunus.coupling.trace import arguments
+from prunus.coupling.trace import arguments, tensors_in
 from prunus.macs import macs
 from prunus.modes import eval_mode
 from prunus.weights import depth_outside
@@ -32,7 +33,7 @@ class Compacted:
     Args:
         model: the network.
         shapes: of every parameter that was cut, before and after.
-        kept: by name of a parameter or buffer and axis, the indices that stayed.
+        kept: by name in the state_dict and axis, the indices that stayed; none of what is whole.
         spared: how many channels are zero and stayed, by the reason.
         weights: entries of all parameters, before and after.
         macs: multiply-accumulates of the example inputs, before and after.
@@ -46,8 +47,15 @@ class Compacted:
     macs: tuple[int, int]
 
     def state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Another state_dict of the whole network, such as an average of its weights, cut likewise."""
-        return {name: _part(values, self.kept.get(name, {})) for name, values in state.items()}
+        """Another state_dict of the whole network, such as an average of its weights, cut likewise.
+
+        Raises:
+            ValueError: a name that is none of the network's, with or without "module." before it.
+        """
+        known = {f"{prefix}{name}": of for name, of in self.kept.items() for prefix in ("", "module.")}
+        for name in state.keys() - known.keys() - {"n_averaged"}:
+            raise ValueError(f"{name!r} is none of the network's: expected names such as {min(self.kept)!r}")
+        return {name: _part(values, known.get(name, {})) for name, values in state.items()}
 
     def carry(self, optimizer: Optimizer, model: nn.Module) -> Optimizer:
         """An optimizer of the cut network, with what this one remembers of its entries.
@@ -57,29 +65,38 @@ class Compacted:
             model: the whole network.
 
         Raises:
-            ValueError: it has parameters that are not of the network.
+            ValueError: it has parameters that are not of the network, or remembers what has no entries.
         """
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         smaller = dict(self.model.named_parameters())
         if any(id(p) not in names for group in optimizer.param_groups for p in group["params"]):
             raise ValueError("optimizer has parameters that are not of the model")
+        if isinstance(optimizer, LBFGS):
+            raise ValueError("LBFGS remembers all weights in one vector, which cannot be cut")
+        state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
+        for parameter, remembered in optimizer.state.items():
+            name = names[id(parameter)]
+            state[smaller[name]] = {k: self._carried(name, parameter, k, v) for k, v in remembered.items()}
         groups = [
-            {**group, "params": [smaller[names[id(p)]] for p in group["params"]]}
+            {
+                key: [smaller[names[id(p)]] for p in value] if key == "params" else copy.deepcopy(value)
+                for key, value in group.items()
+            }
             for group in optimizer.param_groups
         ]
         made = copy.copy(optimizer)
-        made.__setstate__(
-            {"defaults": optimizer.defaults, "param_groups": groups, "state": defaultdict(dict)}
-        )
-        for parameter, remembered in optimizer.state.items():
-            name = names[id(parameter)]
-            made.state[smaller[name]] = {
-                key: _part(value, self.kept.get(name, {}))
-                if isinstance(value, Tensor) and value.shape == parameter.shape
-                else copy.deepcopy(value)
-                for key, value in remembered.items()
-            }
+        made.__setstate__({"defaults": optimizer.defaults, "param_groups": groups, "state": state})
         return made
+
+    def _carried(self, name: str, parameter: Tensor, key: str, value: Any) -> Any:
+        kept = self.kept.get(name, {})
+        if not kept or not isinstance(value, Tensor) or value.numel() == 1:
+            return copy.deepcopy(value)
+        if value.shape != parameter.shape:
+            raise ValueError(
+                f"{key} of {name} has shape {tuple(value.shape)}, and no value for each of its entries"
+            )
+        return _part(value, kept)
 
     def __repr__(self) -> str:
         told = {"weights": self.weights, "MACs": self.macs}
@@ -132,22 +149,48 @@ def compact(model: nn.Module, example_inputs: Any, *, tolerance: float = 1e-5) -
         2.weight  8x16x3x3 -> 8x8x3x3
         Compacted(808 of 1,608 weights, 16,992 of 33,984 MACs)
     """
-    check_number("tolerance", tolerance)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not check_number("tolerance", tolerance) >= 0:
+        raise ValueError(f"tolerance must be 0 or more, got {tolerance!r}")
     whole = _for_good(model)
     tensors, spared = Tensors.of(whole), Counter[str]()
-    units = units_of(whole, tensors, example_inputs)
+    units, unused = units_of(whole, tensors, example_inputs)
     dead = dead_units(tensors, units, spared)
     check = Check(whole, example_inputs, tolerance)
     going = _what_holds(whole, tensors, dead, spared, check) if dead else dead
     kept = consistent(tensors, going, spared)
     small = cut(whole, kept)
+    if kept and (others := {name.rpartition(".")[0] for name in unused}):
+        warnings.warn(
+            f"the forward in eval mode does not use {len(others):,} modules, such as {min(others)!r}: they "
+            "stay as wide as they were, and may not fit what is cut",
+            stacklevel=depth_outside(),
+        )
     sizes, counts = (_size(whole), _size(small)), (check.macs(whole), check.macs(small))
-    return Compacted(small, _shapes(whole, small), kept, dict(spared), sizes, counts)
+    return Compacted(small, _shapes(whole, small), _by_every_name(whole, kept), dict(spared), sizes, counts)
+
+
+def _by_every_name(model: nn.Module, kept: Mapping[str, Kept]) -> dict[str, Kept]:
+    """The same for all of a state_dict, tied parameters by each of their names."""
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    tied = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
+    return {name: kept.get(tied.get(name, name), {}) for name in model.state_dict()}
 
 
 def _for_good(model: nn.Module) -> nn.Module:
     """A copy, whose pruned weights are zero and which has no masks."""
-    made = copy.deepcopy(model)
+    if not any(True for _ in model.parameters()):
+        raise ValueError("model has no parameters: there is nothing to cut")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError("model is on the meta device, where nothing is zero: load its weights first")
+    try:
+        made = copy.deepcopy(model)
+    except Exception as error:  # whatever a module holds
+        raise ValueError(
+            f"model cannot be copied ({error!s:.200}): where torch.nn.utils.prune has pruned it, call its "
+            "prune.remove first"
+        ) from error
     masks = masks_in_force(made)
     take_off(made)
     with torch.no_grad():
@@ -168,10 +211,11 @@ def cut(model: nn.Module, kept: Mapping[str, Kept]) -> nn.Module:
 
 
 def _part(values: Tensor, kept: Kept) -> Tensor:
-    """Of a tensor that which stays, in memory of its own."""
+    """Of a tensor that which stays, in memory of its own; channels last, if they were."""
+    last = values.dim() == 4 and not values.is_contiguous()
     for axis, indices in kept.items():
         values = values.index_select(axis, indices.to(values.device))
-    return values.clone()
+    return values.clone(memory_format=torch.channels_last) if last else values.clone()
 
 
 class Check:
@@ -184,20 +228,23 @@ class Check:
     """
 
     def __init__(self, model: nn.Module, example_inputs: Any, tolerance: float) -> None:
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0x5EED)
 
-        def random(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+        def random(scale: float, leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor) or not leaf.numel() or leaf.dtype == torch.bool:
                 return leaf
-            return torch.randn(leaf.shape, generator=generator).to(leaf)
+            if not leaf.is_floating_point():  # such as numbers of words
+                low, high = int(leaf.min()), int(leaf.max())
+                return torch.randint(low, high + 1, leaf.shape, generator=generator).to(leaf)
+            return (scale * torch.randn(leaf.shape, generator=generator)).to(leaf)
 
-        self._inputs = [example_inputs, tree_map(random, example_inputs)]
+        self._inputs = [example_inputs]
+        for scale in (1.0, 10.0):
+            self._inputs.append(tree_map(partial(random, scale), example_inputs))
         self._tolerance = tolerance
         self._wanted = [self._outputs(model, inputs) for inputs in self._inputs]
-        differ = any(
-            isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in tree_leaves(example_inputs)
-        )
-        if differ and all(map(torch.equal, *self._wanted)):
+        first, *others = self._wanted
+        if all(_same(one, other) for wanted in others for one, other in zip(first, wanted, strict=False)):
             warnings.warn(
                 "the outputs are the same for other inputs, as of a last layer of zeros: that they stay so "
                 "tells nothing of what was cut",
@@ -210,7 +257,8 @@ class Check:
         with eval_mode(model), torch.no_grad(), torch.random.fork_rng([]):
             torch.manual_seed(0)
             output = model(*args, **kwargs)
-        return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        numbers = [leaf for leaf in tree_leaves(output) if isinstance(leaf, (int, float, complex))]
+        return [*tensors_in(output), *map(torch.tensor, numbers)]
 
     def macs(self, model: nn.Module) -> int:
         """Of the example inputs."""
@@ -232,9 +280,13 @@ class Check:
                     apart = float((one - other).abs().max()) / max(float(one.abs().max()), 1e-12)
                     if not apart <= self._tolerance:
                         return "change the outputs when they go"
-                elif not torch.equal(one, other):
+                elif not _same(one, other):
                     return "change the outputs when they go"
         return ""
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | (one != one)).all())
 
 
 def _what_holds(

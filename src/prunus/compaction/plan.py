@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from prunus.coupling.nodes import Filter, Unit
-from prunus.coupling.trace import trace
+from prunus.coupling.trace import traced
 from prunus.weights import WeightTensor, layer_weights
 
 Kept = Mapping[int, Tensor]  # by axis, the indices along it that stay
@@ -110,15 +110,17 @@ def dead_units(tensors: Tensors, units: Sequence[Unit], spared: Counter[str]) ->
 def _staying(tensors: Tensors, unit: Unit) -> str | None:
     """Why a unit stays; "" where it is not zero at all, None where it can go."""
     filters = [
-        (one.name, axis, tensors.where(one.name, one.place))
+        (one.name, axis, tensors.where(one.name, one.place)[axis])
         for one in unit.filters
         if (axis := tensors.fixed(one)) is not None
     ]
-    zero = all(bool(tensors.zero(name, axis)[index[axis]]) for name, axis, index in filters)
-    if len(filters) < len(unit.filters) or not zero:
+    empty = [bool(tensors.zero(name, axis)[index]) for name, axis, index in filters]
+    if not any(empty):
         return ""
+    if not all(empty) or len(filters) < len(unit.filters):
+        return "hang together with filters that are not zero, or not seen to be"
     if any(tensors[name][tuple(tensors.where(name, place))] != 0 for name, place in unit.entries):
-        return "leave a constant behind, as a bias or a shift that is not zero"
+        return "have a scale, a slope or a shift that is not zero"
     if unit.why or unit.counted:
         return (unit.why or [unit.counted])[0]
     if any(isinstance(tensors.weights[one.name].owners[0], nn.MultiheadAttention) for one in unit.filters):
@@ -186,10 +188,11 @@ def _broken_groups(flags: Tensor, groups: int) -> Tensor:
     return broken[:, None].expand_as(of_group).reshape(-1)
 
 
-def units_of(model: nn.Module, tensors: Tensors, example_inputs: Any) -> list[Unit]:
-    """What hangs together, and where it is read."""
+def units_of(model: nn.Module, tensors: Tensors, example_inputs: Any) -> tuple[list[Unit], set[str]]:
+    """What hangs together and where it is read, and the parameters that the forward does not use."""
     parameters = {name: weight.parameter for name, weight in tensors.weights.items()}
-    return trace(model, parameters, example_inputs, tensors.buffers)
+    found = traced(model, parameters, tensors.buffers, example_inputs)
+    return found.nodes.units(), parameters.keys() - found.used
 
 
 def put(model: nn.Module, tensors: Tensors, name: str, values: Tensor) -> None:

@@ -96,6 +96,8 @@ def save_sparse(
         (True, True)
     """
     state = model.state_dict() if isinstance(model, nn.Module) else model
+    if not isinstance(state, Mapping):
+        raise TypeError(f"model must be a torch.nn.Module or a state_dict, got {type(model).__name__}")
     tensors, aliases = distinct(state)
     recipe = {
         name: {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
@@ -126,9 +128,11 @@ def distinct(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str
             type(tensor) not in (Tensor, nn.Parameter)
             or tensor.layout is not torch.strided
             or tensor.is_quantized
+            or tensor.is_meta
         ):
             raise TypeError(f"{name} is no plain tensor, and cannot be saved so: {type(tensor).__name__}")
-        place = tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+        bits = tensor.is_conj(), tensor.is_neg()
+        place = tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), bits
         if tensor.numel() and place in seen:
             aliases[name] = seen[place]
         else:
@@ -162,7 +166,7 @@ def _entries(name: str, tensor: Tensor, state: Mapping[str, Any]) -> list[Entry]
 
 def _array(tensor: Tensor) -> NDArray[Any]:
     """Its entries as bytes, shape (count, width), or as whole numbers of that width."""
-    flat = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    flat = tensor.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
     width = tensor.itemsize
     return flat.view(f"u{width}") if width in (1, 2, 4, 8) else flat.reshape(-1, width)
 
@@ -204,9 +208,11 @@ def load_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         recipe = json.loads(header["__metadata__"]["tensors"])
         aliases = json.loads(header["__metadata__"]["aliases"])
         held = dict(_read(path, file, header))
-        state = {name: _tensor(name, told, held) for name, told in recipe.items()}
+        state = {name: _tensor(name, told, header, held) for name, told in recipe.items()}
         if held:
             raise ValueError(f"tensors that belong to none: {min(held)!r}")
+        if twice := state.keys() & aliases.keys():
+            raise ValueError(f"{min(twice)!r} is there twice")
         return state | {name: state[of] for name, of in aliases.items()}
 
 
@@ -267,22 +273,29 @@ def _read_header(file: IO[bytes]) -> dict[str, Any]:
 
 def _read(path: Path, file: IO[bytes], header: Mapping[str, Any]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """The bytes of every entry."""
-    entries = {name: told["data_offsets"] for name, told in header.items() if name != "__metadata__"}
+    entries = {name: told for name, told in header.items() if name != "__metadata__"}
     at = 0
-    for name, (begin, end) in sorted(entries.items(), key=lambda entry: entry[1]):
-        if begin != at or end < begin:
-            raise ValueError(f"{name!r} is said to be at {begin} to {end}, and not at {at}")
+    for name, told in sorted(entries.items(), key=lambda entry: entry[1]["data_offsets"]):
+        begin, end = told["data_offsets"]
+        if begin != at or end - begin != int(np.prod(told["shape"], dtype=object)) * _width(told["dtype"]):
+            raise ValueError(f"{name!r} is said to be {told}, and not to begin at {at}")
         yield name, np.frombuffer(_exactly(file, end - begin), np.uint8)
         at = end
     if file.read(1):
         raise ValueError("more bytes than it says")
 
 
-def _tensor(name: str, told: Mapping[str, Any], held: dict[str, NDArray[np.uint8]]) -> Tensor:
+def _tensor(
+    name: str, told: Mapping[str, Any], header: Mapping[str, Any], held: dict[str, NDArray[np.uint8]]
+) -> Tensor:
     dtype, shape = DTYPES[told["dtype"]], [int(size) for size in told["shape"]]
     if any(size < 0 for size in shape):
         raise ValueError(f"{name!r} is said to have shape {shape}")
     count = int(np.prod(shape, dtype=object))
+    entry = header[name if name in held else f"{name}.values"]
+    as_is = name not in held or dtype not in NAMES or entry["shape"] == shape
+    if entry["dtype"] != NAMES.get(dtype, "U8") or not as_is:
+        raise ValueError(f"{name!r} is said to be {told}, and there is {entry}")
     if name in held:
         data = held.pop(name)
         if data.size != count * dtype.itemsize:

@@ -16,12 +16,18 @@ from prunus.weights import conv1d
 
 
 def convolution(module: Any) -> None:
-    """Groups that are left are as wide as they were."""
+    """Groups that are left are as wide as they were.
+
+    Raises:
+        ValueError: there is no such convolution.
+    """
     first, second = module.weight.shape[:2]
     if module.groups > 1:
         module.groups = first // (
             (module.in_channels if module.transposed else module.out_channels) // module.groups
         )
+    if not module.groups or (first if module.transposed else second) < 1 or first % module.groups:
+        raise ValueError(f"no convolution has weights {tuple(module.weight.shape)} in {module.groups} groups")
     module.in_channels, module.out_channels = (
         (first, second * module.groups) if module.transposed else (second * module.groups, first)
     )

@@ -110,14 +110,23 @@ def nothing(trace: Trace, call: Call) -> Label:
 
 
 @rule(
-    "_softmax", "_log_softmax", "_safe_softmax", "cumsum", "tril", "triu", "clone", "_to_copy",
-    "native_dropout", "detach", "alias", "lift_fresh", "contiguous",
+    "cumsum", "tril", "triu", "clone", "_to_copy", "native_dropout", "detach", "alias", "lift_fresh",
+    "contiguous",
 )  # fmt: skip
 def same(trace: Trace, call: Call) -> Label:
     """Each entry belongs to where the entry at its place did."""
     if trace.settles(call.output, call.tensors):
         return None
     return trace.label(call.args[0])
+
+
+@rule("_softmax", "_log_softmax", "_safe_softmax")
+def shared_out(trace: Trace, call: Call) -> Label:
+    """Each entry stays at its place, and counts in what the others get."""
+    label = trace.label(call.args[0])
+    if label is not None and label.dim() and narrowed(label).shape[call["dim"]] > 1:
+        trace.nodes.count(narrowed(label), "count among others in a softmax")
+    return label
 
 
 @rule(  # which torch does not mark as such
@@ -150,6 +159,8 @@ def reduction(trace: Trace, call: Call) -> Label:
     rest = [axis for axis in range(label.dim()) if axis not in kept]
     found = merged(small, rest)
     if found is None:
+        if call.operation.overloadpacket is not aten.sum:  # to which zeros add nothing
+            trace.nodes.count(small, "count among others in a mean, or in whatever else is taken of them")
         if math.prod(small.shape[axis] for axis in kept) < math.prod(small.shape[axis] for axis in rest):
             return None
         found = small.amax(rest, keepdim=True)

@@ -37,6 +37,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.nodes = Nodes()
         self._buffers = {_memory(buffer): name for name, buffer in buffers.items()}
+        self.used: set[str] = set()  # names of parameters that an operation has taken
         self._parameters = {name: p for name, p in parameters.items() if _is_dense(p)}
         self._labels: Any = WeakTensorKeyDictionary()
         self._written: dict[int, tuple[Tensor, Tensor]] = {}
@@ -49,6 +50,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run an operation, and label what it gives."""
         given = kwargs or {}
+        for tensor in tree_leaves((args, given)):
+            if isinstance(tensor, Tensor) and (homes := self._homes.get(_memory(tensor))):
+                self.used.update(name for name, _ in homes)
         rule = rule_of(func)
         if rule is unknown:
             with self:
@@ -246,28 +250,29 @@ def _axis(values: Tensor, weight: Tensor) -> int | None:
     return steps[0] if steps else None
 
 
-def trace(
-    model: nn.Module,
-    parameters: Mapping[str, Tensor],
-    example_inputs: Any,
-    buffers: Mapping[str, Tensor] | None = None,
-) -> list[Unit]:
+def trace(model: nn.Module, parameters: Mapping[str, Tensor], example_inputs: Any) -> list[Unit]:
     """What of these parameters hangs together in a network, by one forward in eval mode without gradients.
 
     Args:
         model: stays as it is.
         parameters: by name.
         example_inputs: what the network is called with: a tensor, a tuple of arguments or a dict of keywords.
-        buffers: by name.
     """
-    tracing = Trace(parameters, buffers or {})
+    return traced(model, parameters, {}, example_inputs).nodes.units()
+
+
+def traced(
+    model: nn.Module, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], example_inputs: Any
+) -> Trace:
+    """The trace of that forward."""
+    tracing = Trace(parameters, buffers)
     device = next(iter(parameters.values())).device
     args, kwargs = arguments(example_inputs, device)
     random = [device] if device.type == "cuda" else []
     with eval_mode(model), torch.inference_mode(False), torch.no_grad(), _plainly():
         with torch.random.fork_rng(random), tracing:
             output = model(*args, **kwargs)
-        found = _tensors(output)
+        found = tensors_in(output)
         if not found:
             kind = type(output).__name__
             raise ValueError(f"coupled=True cannot tell what the outputs are: a {kind} without tensors")
@@ -275,10 +280,10 @@ def trace(
             label = tracing.label(tensor)
             if label is not None:
                 tracing.nodes.fix(narrowed(label), OUTPUTS)
-    return tracing.nodes.units()
+    return tracing
 
 
-def _tensors(output: Any, depth: int = 4) -> list[Tensor]:
+def tensors_in(output: Any, depth: int = 4) -> list[Tensor]:
     """All that are in what a network gives: in containers and dataclasses, or else in objects' attributes.
 
     Objects beside tensors are no outputs, as caches of keys and values.
@@ -288,9 +293,9 @@ def _tensors(output: Any, depth: int = 4) -> list[Tensor]:
     found = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     for leaf in inner if depth else ():
         if is_dataclass(leaf):
-            found += _tensors(dict(vars(leaf)), depth - 1)
+            found += tensors_in(dict(vars(leaf)), depth - 1)
     for leaf in inner if depth and not found else ():
-        found += _tensors(dict(vars(leaf)), depth - 1)
+        found += tensors_in(dict(vars(leaf)), depth - 1)
     return found
 
 

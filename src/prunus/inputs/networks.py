@@ -260,7 +260,7 @@ def _load_weights(model: nn.Module, path: Path, arch: str) -> str:
     try:
         state, more = fitted(held, model.state_dict())
         if is_compact(path):
-            shrink(model, state)
+            shrink(model, state, keep_dtypes=True)
         model.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import re
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -89,10 +91,25 @@ class Training(Measurement):
             method = METHODS[name]
             settings = [method.settle(setting) for setting in self.settings if setting.seed == seed]
             for setting in settings:
-                method.rounds(setting, self.recipe)  # before anything is trained
+                method.rounds(setting, self.recipe)
+                self._check(setting)
             rewinds = self.rewinds if method.between else [""]
             runs += [Run(network, name, rewind, setting) for rewind in rewinds for setting in settings]
         return list(dict.fromkeys(runs))
+
+    def _check(self, setting: Setting) -> None:
+        """Refuse what cannot be pruned so, before anything is trained.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        if setting.coupled or needs_of([setting.criterion]):  # which takes images
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of layers that lose all, which is said when it happens
+            for network in self.networks:
+                choice = setting.choice(self.which, generator=torch.Generator())
+                make_masks(network.model, setting.amount, **choice)
 
     def measure(self, items: Sequence[Run], monitor: Monitor) -> Iterator[Sequence[TrainRow]]:
         """One row a training, and none where another process makes it."""
@@ -114,6 +131,8 @@ class Training(Measurement):
         images = open_images(network, self.source)
         result = evaluate(fit.model, Watched(images, monitor), self.amp)
         images.report(network.name)
+        if not math.isfinite(result.loss or 0.0):
+            raise ValueError(f"{run}: its loss is {result.loss} on the images that it is measured on")
         masks = fit.pruner.masks if fit.pruner else make_masks(fit.model, 0.0, **self.which)
         with whole_file(self._path("networks", run)) as partial:
             torch.save(fit.model.state_dict(), partial)
@@ -121,9 +140,22 @@ class Training(Measurement):
         return TrainRow(run.network, point, run.schedule, run.rewind, epochs, fit.over_time)
 
     def _path(self, folder: str, run: Run) -> Path:
-        path = self.folder / folder / f"{re.sub(r'[^A-Za-z0-9.]+', '-', str(run))}.pth"
+        path = self.folder / folder / f"{self._files[run]}.pth"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    @cached_property
+    def _files(self) -> dict[Run, str]:
+        """A name for each, which no other has, on whatever file system."""
+        found: dict[Run, str] = {}
+        for run in self.items():
+            name = re.sub(r"[^A-Za-z0-9.]+", "-", str(run))
+            taken = {other.lower() for other in found.values()}
+            others = (f"{name}-{number}" for number in range(2, len(found) + 3))
+            found[run] = (
+                name if name.lower() not in taken else next(o for o in others if o.lower() not in taken)
+            )
+        return found
 
     def _fit(self, run: Run, network: Network, monitor: Monitor) -> Fit:
         """A training that has come to its end."""

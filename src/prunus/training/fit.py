@@ -64,7 +64,12 @@ class Checkpoint:
         """What was written last, on the CPU."""
         if not self.path.exists():
             return None
-        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # damaged files make for nearly any
+            raise ValueError(
+                f"{self.path} is damaged ({type(error).__name__}): delete it to begin that training anew"
+            ) from error
         return state
 
     def delete(self) -> None:
@@ -119,7 +124,6 @@ class Fit:
         self.step, self.keep_at = 0, keep_at
         self.kept: tuple[dict[str, Any], dict[str, Any]] | None = None
         self.over_time: list[dict[str, int]] = []
-        self.loss = math.nan
 
     def state_dict(self) -> dict[str, Any]:
         """All that a training goes on from."""
@@ -169,19 +173,22 @@ class Fit:
 
     def _epoch(self, forward: nn.Module, checkpoint: Checkpoint, monitor: Monitor) -> None:
         epoch, batch = divmod(self.step, len(self.batches))
-        total, first = torch.zeros((), device=self.machine.device), self.step
+        total = torch.zeros((), device=self.machine.device)
         images = (len(self.batches) - batch) * self.batches.order.batch_size
         for given in monitor.track(self.batches.of(epoch, batch), images, lambda given: len(given[1])):
             total += self._step(forward, given)
             if checkpoint.due:
+                self._check_finite(total)
                 checkpoint.write(self.state_dict())
         if self.step % len(self.batches):
             raise ValueError(
                 f"epoch {epoch + 1} ended at step {self.step}: no image of a batch could be read"
             )
-        self.loss = float(total) / (self.step - first)
-        if not math.isfinite(self.loss):
-            raise ValueError(f"the loss is {self.loss} after epoch {epoch + 1}: give a lower learning rate")
+        self._check_finite(total)
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not math.isfinite(float(loss)):
+            raise ValueError(f"the loss is {float(loss)} after {self.step} steps: give a lower learning rate")
 
     def _step(self, forward: nn.Module, batch: Batch) -> Tensor:
         if self.step == self.keep_at:
