@@ -283,7 +283,11 @@ class WhichImages:
 
     def recorded(self) -> dict[str, Any]:
         """As a results folder keeps it."""
-        return {**recorded(self), "data": str(self.data.resolve()) if self.data else None}
+        from prunus.inputs.named import split_name
+
+        name, root = (self.data and split_name(self.data)) or ("", self.data)
+        place = str(root.resolve()) if root else None
+        return {**recorded(self), "data": f"{name}:{place}" if name else place}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import Parameter, signature
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ def split_name(data: Path) -> tuple[str, Path] | None:
     """
     name, colon, root = str(data).partition(":")
     # A folder may have a colon in its name, and on Windows a drive has
-    return (name, Path(root)) if colon and name.isidentifier() and len(name) > 1 and root else None
+    named = colon and root and len(name) > 1 and name.isidentifier() and not data.exists()
+    return (name, Path(root)) if named else None
 
 
 def open_named(name: str, root: Path, transform: Callable[[Any], Tensor], train: bool) -> Any:
@@ -34,31 +35,24 @@ def open_named(name: str, root: Path, transform: Callable[[Any], Tensor], train:
         ValueError: there is none of that name, it has no such splits, or it is not on disk.
     """
     datasets = need("torchvision.datasets", "eval")
-    kind = getattr(datasets, name, None) if name in datasets.__all__ else None
-    takes = signature(kind).parameters if kind else {}
-    splits = [split for split in (_split(takes, train)) if split]
-    if kind is None or not splits or "transform" not in takes:
-        fitting = [one for one in datasets.__all__ if _has_splits(getattr(datasets, one))]
-        raise ValueError(f"no data set {name!r} of torchvision with images, labels and splits: {fitting}")
-    more = {"download": False} if "download" in takes else {}
+    kinds = {one: getattr(datasets, one) for one in datasets.__all__}
+    fitting = {one: splits for one, kind in kinds.items() if (splits := _splits(kind, train))}
+    if name not in fitting:
+        raise ValueError(f"no data set {name!r} of torchvision with images and splits: {', '.join(fitting)}")
     errors = []
-    for split in splits:
+    for split in fitting[name]:
         try:
-            return kind(str(root), transform=transform, **split, **more)
+            return kinds[name](str(root), transform=transform, **split)
         except (RuntimeError, ValueError, OSError) as error:  # not found, or a split that it does not have
             errors.append(str(error).splitlines()[0] if str(error) else repr(error))
     raise ValueError(f"{name} cannot be read from {root}: {errors[-1]}")
 
 
-def _has_splits(kind: Any) -> bool:
+def _splits(kind: Any, train: bool) -> list[dict[str, Any]]:
+    """The arguments that ask a data set for a split, best first; none where it has not two."""
     takes = signature(kind).parameters if isinstance(kind, type) else {}
-    return "transform" in takes and ("train" in takes or "split" in takes)
-
-
-def _split(takes: Any, train: bool) -> list[dict[str, Any]]:
-    """The arguments that ask for it, best first."""
-    if isinstance(takes.get("train"), Parameter):
+    if "transform" not in takes:
+        return []
+    if "train" in takes:
         return [{"train": train}]
-    if "split" in takes:
-        return [{"split": name} for name in (("train",) if train else SPLITS)]
-    return []
+    return [{"split": name} for name in (("train",) if train else SPLITS)] if "split" in takes else []
