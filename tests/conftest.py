@@ -25,6 +25,14 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def nets(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A file of the networks that the test's own file has as NETS."""
+    path = tmp_path / "nets.py"
+    path.write_text(request.module.NETS)
+    return path
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Pretrained networks, images and reference results, where this checkout has them beside it."""

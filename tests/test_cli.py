@@ -36,13 +36,6 @@ def number():
 
 
 @pytest.fixture
-def nets(tmp_path: Path) -> Path:
-    path = tmp_path / "nets.py"
-    path.write_text(NETS)
-    return path
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three classes of five small PNG images, for validation and for training."""
     from torchvision.transforms.functional import to_pil_image

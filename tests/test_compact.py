@@ -385,6 +385,7 @@ def test_what_inputs_beside_the_example_are_like() -> None:
             return self.b(h) + shared
 
     assert prunus.compact(Words(), torch.tensor([[0, 1, 3]])).model.a.out_features == 16
+    prunus.compact(Words(), torch.tensor([[2, 2]]))  # of which there are no others, nor is it warned of
 
 
 def test_every_kind_of_tensor_and_module() -> None:

@@ -37,13 +37,6 @@ def linear():
 
 
 @pytest.fixture
-def nets(tmp_path: Path) -> Path:
-    path = tmp_path / "nets.py"
-    path.write_text(NETS)
-    return path
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three classes that can be told apart by their colour, twenty small images of each to train on."""
     from torchvision.transforms.functional import to_pil_image

@@ -164,9 +164,8 @@ def _problem(
     for name, of in gone.items():
         for axis, flags in of.items():
             if bool(flags.all()):
-                return "are all that a layer has", [unit for unit in units if _at(tensors, unit, name, axis)][
-                    :1
-                ]
+                first = next(unit for unit in units if _at(tensors, unit, name, axis))
+                return "are all that a layer has", [first]
         owner = tensors.weights[name].owners[0] if name in tensors.weights else None
         if isinstance(owner, _ConvNd) and owner.groups > 1 and 0 in of and not owner.transposed:
             broken = _broken_groups(of[0], owner.groups)
