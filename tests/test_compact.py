@@ -177,14 +177,72 @@ def test_a_recurrent_network_is_cut_or_kept() -> None:
     assert apart(model, made.model, x) < 1e-5
 
 
-def test_constants_normalizations_and_whole_layers_are_kept() -> None:
+@pytest.mark.parametrize(
+    ("reader", "stays"),
+    [
+        (nn.Conv2d(8, 4, 3), 0),
+        (nn.Conv2d(8, 4, 3, padding="valid"), 0),
+        (nn.Conv2d(8, 4, 3, padding=1, padding_mode="circular"), 0),
+        (nn.Conv2d(8, 4, 3, padding=1), 1),
+        (nn.Conv2d(8, 4, 3, padding="same"), 1),
+        (nn.Conv2d(8, 4, 1, bias=False), 1),
+        (nn.ConvTranspose2d(8, 4, 3, stride=2), 1),
+        (nn.Sequential(nn.Flatten(), nn.Linear(8 * 36, 5)), 0),
+        (nn.Sequential(nn.Flatten(), nn.Linear(8 * 36, 5, bias=False)), 1),
+        (nn.Sequential(nn.BatchNorm2d(8), nn.Hardsigmoid(), nn.Conv2d(8, 4, 3, padding=1)), 1),
+    ],
+)
+def test_constants_of_empty_channels_are_folded(reader: nn.Module, stays: int) -> None:
+    """Zero filters with biases, of which half are zeros after the activation."""
     x = torch.randn(2, 3, 8, 8)
-    biased = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    prunus.prune(biased, 0.5, granularity="filter", scope="layer", include=["0.weight"])  # its biases stay
-    made = prunus.compact(biased, x)
-    assert made.weights[0] == made.weights[1]
-    assert made.spared == {"have a scale, a slope or a shift that is not zero": 4}
+    model = lively(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), reader))
+    with torch.no_grad():
+        model[0].weight[1:6], model[0].bias[1:6] = 0, torch.tensor([0, 0.5, -0.5, 0, 2.0])
+    before = everything(model)
+    made = prunus.compact(model, x)
+    assert same(before, everything(model))
+    assert made.model[0].out_channels == 3 + stays
+    assert made.folded > 0
+    assert sum(made.spared.values()) == stays
+    assert "constants are folded" in str(made)
+    for scale in (1, 100):
+        assert apart(model, made.model, scale * torch.randn(3, 3, 8, 8)) < 1e-6
+    with pytest.raises(ValueError, match="constants were folded"):
+        made.state(model.state_dict())
 
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["resnet50", "densenet121"])
+def test_batch_norms_of_filters_that_fell_alone(name: str) -> None:
+    """Within blocks nothing that is empty stays, but for one channel of a layer that pads or has no bias."""
+    model, x = lively(torchvision.models.get_model(name)), torch.randn(2, 3, 64, 64)
+    within = ["*conv1.weight", "*conv2.weight"]
+    prunus.prune(model, 0.5, granularity="filter", include=within)
+    made = prunus.compact(model, x[:1])
+    assert apart(model, made.model, x) < 1e-5
+    readers = sum(isinstance(m, nn.Conv2d) for m in model.modules())
+    assert all("carry a constant" in why for why in made.spared)
+    assert sum(made.spared.values()) < readers
+    assert made.macs[1] < 0.6 * made.macs[0]
+
+
+def test_what_nobody_reads_goes() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    model = lively(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)))
+    prunus.prune(model, 0.5, granularity="channel", scope="layer", include=["3.weight"])
+    made = prunus.compact(model, x)
+    assert (made.model[0].out_channels, made.model[1].num_features, made.spared) == (4, 4, {})
+    assert apart(model, made.model, 100 * x) < 1e-6
+
+    shared = Branch(lambda h, y: y + h.pow(2).sum(1, keepdim=True))
+    with torch.no_grad():
+        shared.a.bias.fill_(1.0), shared.b.weight[:, :4].zero_()
+    made = prunus.compact(shared, torch.randn(4, 6))
+    assert made.model.a.out_features == 8  # another looks at them
+
+
+def test_normalizations_and_whole_layers_are_kept() -> None:
+    x = torch.randn(2, 3, 8, 8)
     grouped = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 4, 3))
     with torch.no_grad():
         grouped[0].weight[:4], grouped[1].weight[:4], grouped[1].bias[:4] = 0, 0, 0

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from prunus.application.applying import masks_in_force, take_off
 from prunus.checks import check_number, knows_keywords
+from prunus.compaction.constants import Constants, constants, seeing
 from prunus.compaction.plan import Kept, Tensors, consistent, dead_units, put, units_of
 from prunus.compaction.widths import fit
 from prunus.coupling.nodes import Unit
@@ -37,6 +38,7 @@ class Compacted:
         spared: how many channels are zero and stayed, by the reason.
         weights: entries of all parameters, before and after.
         macs: multiply-accumulates of the example inputs, before and after.
+        folded: how many constants that channels left behind are in the weights or biases of who read them.
     """
 
     model: nn.Module
@@ -45,13 +47,20 @@ class Compacted:
     spared: Mapping[str, int]
     weights: tuple[int, int]
     macs: tuple[int, int]
+    folded: int
 
     def state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Another state_dict of the whole network, such as an average of its weights, cut likewise.
 
         Raises:
-            ValueError: a name that is none of the network's, with or without "module." before it.
+            ValueError: a name that is none of the network's, with or without "module." before it; or
+                constants were folded, of which this has others.
         """
+        if self.folded:
+            raise ValueError(
+                f"{self.folded:,} constants were folded, and other weights have others: compact a copy of "
+                "the network that has loaded them"
+            )
         known = {f"{prefix}{name}": of for name, of in self.kept.items() for prefix in ("", "module.")}
         for name in state.keys() - known.keys() - {"n_averaged"}:
             raise ValueError(f"{name!r} is none of the network's: expected names such as {min(self.kept)!r}")
@@ -110,6 +119,7 @@ class Compacted:
             f"{name:{width}}  {_shown(old)} -> {_shown(new)}" for name, (old, new) in self.shapes.items()
         ]
         lines += [f"{count:,} empty channels stayed: they {why}" for why, count in self.spared.items()]
+        lines += [f"{self.folded:,} constants are folded into those who read them"] if self.folded else []
         return "\n".join([*lines, repr(self)])
 
 
@@ -157,10 +167,12 @@ def compact(model: nn.Module, example_inputs: Any, *, tolerance: float = 1e-5) -
     tensors, spared = Tensors.of(whole), Counter[str]()
     units, unused = units_of(whole, tensors, example_inputs)
     dead = dead_units(tensors, units, spared)
-    check = Check(whole, example_inputs, tolerance)
-    going = _what_holds(whole, tensors, dead, spared, check) if dead else dead
+    with seeing(tensors) as seen:
+        check = Check(whole, example_inputs, tolerance)
+    left = constants(tensors, dead, seen.values(), spared)
+    going = _what_holds(whole, tensors, dead, left, spared, check) if dead else dead
     kept = consistent(tensors, going, spared)
-    small = cut(whole, kept)
+    small, folded = cut(whole, kept, left)
     if kept and (others := {name.rpartition(".")[0] for name in unused}):
         warnings.warn(
             f"the forward in eval mode does not use {len(others):,} modules, such as {min(others)!r}: they "
@@ -168,7 +180,9 @@ def compact(model: nn.Module, example_inputs: Any, *, tolerance: float = 1e-5) -
             stacklevel=depth_outside(),
         )
     sizes, counts = (_size(whole), _size(small)), (check.macs(whole), check.macs(small))
-    return Compacted(small, _shapes(whole, small), _by_every_name(whole, kept), dict(spared), sizes, counts)
+    return Compacted(
+        small, _shapes(whole, small), _by_every_name(whole, kept), dict(spared), sizes, counts, folded
+    )
 
 
 def _by_every_name(model: nn.Module, kept: Mapping[str, Kept]) -> dict[str, Kept]:
@@ -199,15 +213,16 @@ def _for_good(model: nn.Module) -> nn.Module:
     return made
 
 
-def cut(model: nn.Module, kept: Mapping[str, Kept]) -> nn.Module:
-    """A copy that holds only these parts of its tensors."""
+def cut(model: nn.Module, kept: Mapping[str, Kept], left: Constants) -> tuple[nn.Module, int]:
+    """A copy that holds only these parts of its tensors, and how often one of them took a constant."""
     made = copy.deepcopy(model)
     tensors = Tensors.of(made)
+    folded = left.taken(tensors, kept)
     for name, of in kept.items():
         put(made, tensors, name, _part(tensors[name], of))
     for path in {name.rpartition(".")[0] for name in kept}:
         fit(made.get_submodule(path))
-    return made
+    return made, folded
 
 
 def _part(values: Tensor, kept: Kept) -> Tensor:
@@ -300,7 +315,12 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _what_holds(
-    model: nn.Module, tensors: Tensors, dead: Sequence[Unit], spared: Counter[str], check: Check
+    model: nn.Module,
+    tensors: Tensors,
+    dead: Sequence[Unit],
+    left: Constants,
+    spared: Counter[str],
+    check: Check,
 ) -> list[Unit]:
     """Those of as many groups of channels as can go: halves of the groups are tried, and of these halves."""
     groups: dict[frozenset[str], list[Unit]] = {}
@@ -310,7 +330,7 @@ def _what_holds(
 
     def attempt(some: Sequence[list[Unit]]) -> None:
         units = [unit for group in some for unit in group]
-        why = check(cut(model, consistent(tensors, [*going, *units], Counter())))
+        why = check(cut(model, consistent(tensors, [*going, *units], Counter()), left)[0])
         if not why:
             going.extend(units)
         elif len(some) == 1:

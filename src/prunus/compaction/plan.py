@@ -1,4 +1,4 @@
-"""What can be cut out of a network without a difference: channels of which every weight is zero."""
+"""What can be cut out of a network without a difference: channels that are empty, or that nobody reads."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Tensors:
 
 
 def dead_units(tensors: Tensors, units: Sequence[Unit], spared: Counter[str]) -> list[Unit]:
-    """Those that are zero and may go; of the others it is noted why they stay."""
+    """Those that are empty, or not read, and may go; of the others it is noted why they stay."""
     found = []
     for unit in units:
         why = _staying(tensors, unit)
@@ -108,24 +108,29 @@ def dead_units(tensors: Tensors, units: Sequence[Unit], spared: Counter[str]) ->
 
 
 def _staying(tensors: Tensors, unit: Unit) -> str | None:
-    """Why a unit stays; "" where it is not zero at all, None where it can go."""
+    """Why a unit stays; "" where it is not empty at all, None where it can go."""
     filters = [
         (one.name, axis, tensors.where(one.name, one.place)[axis])
         for one in unit.filters
         if (axis := tensors.fixed(one)) is not None
     ]
     empty = [bool(tensors.zero(name, axis)[index]) for name, axis, index in filters]
-    if not any(empty):
-        return ""
-    if not all(empty) or len(filters) < len(unit.filters):
-        return "hang together with filters that are not zero, or not seen to be"
-    if any(tensors[name][tuple(tensors.where(name, place))] != 0 for name, place in unit.entries):
-        return "have a scale, a slope or a shift that is not zero"
+    if not _unread(tensors, unit):
+        if not any(empty):
+            return ""
+        if not all(empty) or len(filters) < len(unit.filters):
+            return "hang together with filters that are not zero, or not seen to be"
     if unit.why or unit.counted:
         return (unit.why or [unit.counted])[0]
     if any(isinstance(tensors.weights[one.name].owners[0], nn.MultiheadAttention) for one in unit.filters):
         return "are heads of an nn.MultiheadAttention, which cannot have fewer"
     return "are no whole slices of what holds them" if tensors.sites(unit) is None else None
+
+
+def _unread(tensors: Tensors, unit: Unit) -> bool:
+    """Whether all weights that read a unit are zero there."""
+    reads = [(name, axis, index) for name, axis, index in unit.reads if name in tensors.weights]
+    return bool(reads) and all(tensors.zero(name, axis)[index] for name, axis, index in reads)
 
 
 def consistent(tensors: Tensors, units: list[Unit], spared: Counter[str]) -> dict[str, dict[int, Tensor]]:
