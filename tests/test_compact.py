@@ -140,13 +140,14 @@ class Wired(nn.Module):
 
 
 class Recurrent(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM, **options: Any) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(6, 8, batch_first=True)
-        self.head = nn.Linear(8, 3)
+        self.rnn: Any = kind(6, 8, batch_first=True, **options)
+        self.head = nn.Linear(16 if options.get("bidirectional") else 8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.lstm(x)[0][:, -1])
+        made: Tensor = self.head(self.rnn(x)[0][:, -1])
+        return made
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -170,11 +171,111 @@ def test_every_way_that_channels_are_joined_and_read() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_recurrent_network_is_cut_or_kept() -> None:
-    model, x = Recurrent().eval(), torch.randn(2, 4, 6)
+@pytest.mark.parametrize("options", [
+    {}, {"kind": nn.GRU}, {"kind": nn.RNN}, {"num_layers": 2}, {"bidirectional": True}, {"bias": False},
+    {"num_layers": 2, "bidirectional": True, "kind": nn.GRU},
+], ids=str)  # fmt: skip
+def test_units_of_recurrent_networks_go(options: dict[str, Any], tmp_path: Path) -> None:
+    model, x = Recurrent(**options).eval(), torch.randn(2, 4, 6)
     prunus.prune(model, 0.5, granularity="filter", coupled=True, example_inputs=x, layers="all")
     made = prunus.compact(model, x)
-    assert apart(model, made.model, x) < 1e-5
+    assert made.model.rnn.hidden_size < 8
+    assert made.macs[1] < 0.75 * made.macs[0]
+    other = torch.randn(3, 7, 6)
+    assert apart(model, made.model, other) < 1e-5
+    assert apart(copy.deepcopy(made.model), made.model, other) == 0
+    prunus.save_compact(made.model, tmp_path / "small.safetensors")
+    again = prunus.load_compact(lambda: Recurrent(**options), tmp_path / "small.safetensors").eval()
+    assert apart(again, made.model, other) == 0
+    made.model.train()(other).sum().backward()
+
+
+def test_layers_of_a_recurrent_network_stay_as_wide_as_each_other() -> None:
+    model, x = Recurrent(num_layers=2).eval(), torch.randn(2, 4, 6)
+    with torch.no_grad():
+        for name, units in (("l0", [1, 2, 5]), ("l1", [0, 3])):
+            rows = [gate * 8 + unit for gate in range(4) for unit in units]
+            for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                getattr(model.rnn, f"{kind}_{name}")[rows] = 0
+    made = prunus.compact(model, x)
+    assert made.model.rnn.hidden_size == 6
+    assert made.spared == {"are more than other layers of theirs lose": 1}
+    assert apart(model, made.model, torch.randn(2, 4, 6)) < 1e-6
+
+
+class Attending(nn.Module):
+    """Queries of one kind, keys and values of another, and masks."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4, **options)
+
+    def forward(self, x: Tensor, need_weights: bool = False, **masks: Tensor) -> Any:
+        memory = x[..., : self.attention.kdim] * 2
+        made = self.attention(x, memory, memory, need_weights=need_weights, **masks)
+        return made if need_weights else made[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [
+    {}, {"batch_first": True}, {"bias": False}, {"kdim": 8, "vdim": 8}, {"add_bias_kv": True},
+], ids=str)  # fmt: skip
+def test_heads_of_torchs_attention_go(options: dict[str, Any], tmp_path: Path) -> None:
+    model, x = Attending(**options).eval(), torch.randn(5, 5, 16)
+    with torch.no_grad():
+        for weight in model.attention.parameters():
+            weight.add_(torch.randn_like(weight))
+    prunus.prune(model, 0.5, granularity="filter", coupled=True, example_inputs=x, layers="all")
+    made = prunus.compact(model, x)
+    if "add_bias_kv" in options:  # keys of every head, which no narrower one has
+        assert made.spared
+        return
+    heads = made.model.attention.num_heads
+    assert heads == 2
+    prunus.save_compact(made.model, tmp_path / "small.safetensors")
+    again = prunus.load_compact(lambda: Attending(**options), tmp_path / "small.safetensors").eval()
+    causal, padded = torch.ones(5, 5).triu(1).bool(), torch.zeros(5, 5).bool()
+    padded[2, 3:] = True
+    for small in (made.model, copy.deepcopy(made.model), again):
+        for masks in ({}, {"attn_mask": causal}, {"key_padding_mask": padded},
+                      {"attn_mask": torch.randn(5, 5), "key_padding_mask": padded}):  # fmt: skip
+            wanted, found = model(x, **masks), small(x, **masks)
+            assert torch.allclose(wanted, found, atol=1e-5 * float(wanted.abs().max()))
+        weights = small(x, need_weights=True, average_attn_weights=False)[1]
+        assert weights.shape == (5, heads, 5, 5)
+        alone = x[:, 0]
+        assert torch.allclose(model(alone), small(alone), atol=1e-5 * float(model(alone).abs().max()))
+        with pytest.raises(ValueError, match="attn_mask has one for each head"):
+            small(x, attn_mask=torch.zeros(20, 5, 5))
+    made.model.train()(x).sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_heads_of_encoders_and_of_others_go() -> None:
+    timm, transformers = pytest.importorskip("timm"), pytest.importorskip("transformers")
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 50}
+    layer = nn.TransformerEncoderLayer(48, 4, 64, batch_first=True)
+    words, image = {"input_ids": torch.randint(50, (2, 8))}, torch.randn(1, 3, 32, 32)
+    gpt2 = {"n_embd": 48, "n_layer": 2, "n_head": 4, "vocab_size": 50, "n_positions": 16, "eos_token_id": 0}
+    vit = {"embed_dim": 48, "depth": 2, "num_heads": 4, "img_size": 32, "patch_size": 8, "num_classes": 5}
+    for model, inputs, weight in (
+        (nn.TransformerEncoder(layer, 2), torch.randn(2, 5, 48), "layers.0.self_attn.in_proj_weight"),
+        (timm.models.VisionTransformer(**vit), image, "blocks.0.attn.qkv.weight"),
+        (transformers.BertModel(transformers.BertConfig(hidden_size=48, **sizes)), words, "query.weight"),
+        (transformers.GPT2Model(transformers.GPT2Config(**gpt2, bos_token_id=0)), words, "c_attn.weight"),
+        (transformers.LlamaModel(transformers.LlamaConfig(hidden_size=48, num_key_value_heads=2, **sizes)),
+         words, "q_proj.weight"),
+    ):  # fmt: skip
+        model.eval()
+        prunus.prune(model, 0.5, granularity="filter", coupled=True, example_inputs=inputs, layers="all")
+        made = prunus.compact(model, inputs)
+        cut = next(sizes for name, sizes in made.shapes.items() if name.endswith(weight))
+        assert 0.5 * max(cut[0]) in {float(side) for side in cut[1]}
+        assert not any("counted on by the forward" in why for why in made.spared)
+        with torch.no_grad():
+            given = inputs if isinstance(inputs, dict) else {}
+            wanted, found = (m(**given)[0] if given else m(inputs) for m in (model, made.model))
+        assert torch.allclose(wanted, found, atol=1e-5 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +11,27 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunus.modes import eval_mode
+
+aten = torch.ops.aten
+
+
+@contextmanager
+def _leaves_without_gradients(model: nn.Module) -> Iterator[None]:
+    """For torch's counter, which cannot take views of those that want some as inputs of a module."""
+    wanting = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in wanting:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in wanting:
+            parameter.requires_grad_(True)
+
+
+def _recurrent(x: Any, inputs: Any, hidden: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """Of an LSTM layer on a CPU, which torch does not count."""
+    steps = int(x[0] * x[1])
+    return 2 * steps * int(inputs[0]) * int(inputs[1] + hidden[1])
 
 
 def macs(model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, int]:
@@ -26,9 +49,14 @@ def macs(model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, int]:
         >>> macs(net, torch.zeros(1, 3, 8, 8))
         {'': 10656, '0': 7776, '2': 2880}
     """
-    counter = FlopCounterMode(display=False)
-    with eval_mode(model), torch.no_grad(), counter:
-        model(*args, **kwargs)
+    counter = FlopCounterMode(display=False, custom_mapping={aten.mkldnn_rnn_layer: _recurrent})
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # an encoder in one operation, which is not counted
+    try:
+        with eval_mode(model), _leaves_without_gradients(model), torch.no_grad(), counter:
+            model(*args, **kwargs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     found: dict[str, int] = {}
     for key, by_operation in counter.get_flop_counts().items():
         if key != "Global":

@@ -129,5 +129,4 @@ def shrink(model: nn.Module, state: Mapping[str, Tensor], keep_dtypes: bool) -> 
     for name, values in smaller.items():
         dtype = known[name].dtype if keep_dtypes else values.dtype
         put(model, tensors, name, known[name].new_empty(values.shape, dtype=dtype))
-    for path in {name.rpartition(".")[0] for name in smaller}:
-        fit(model.get_submodule(path))
+    fit(model, {name: known[name].shape for name in smaller})

@@ -218,10 +218,10 @@ def cut(model: nn.Module, kept: Mapping[str, Kept], left: Constants) -> tuple[nn
     made = copy.deepcopy(model)
     tensors = Tensors.of(made)
     folded = left.taken(tensors, kept)
+    before = {name: tensors[name].shape for name in kept}
     for name, of in kept.items():
         put(made, tensors, name, _part(tensors[name], of))
-    for path in {name.rpartition(".")[0] for name in kept}:
-        fit(made.get_submodule(path))
+    fit(made, before)
     return made, folded
 
 
@@ -330,7 +330,10 @@ def _what_holds(
 
     def attempt(some: Sequence[list[Unit]]) -> None:
         units = [unit for group in some for unit in group]
-        why = check(cut(model, consistent(tensors, [*going, *units], Counter()), left)[0])
+        try:
+            why = check(cut(model, consistent(tensors, [*going, *units], Counter()), left)[0])
+        except ValueError:  # of a module that cannot be as narrow
+            why = "are such that no module of theirs can be without"
         if not why:
             going.extend(units)
         elif len(some) == 1:

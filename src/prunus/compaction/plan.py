@@ -122,8 +122,6 @@ def _staying(tensors: Tensors, unit: Unit) -> str | None:
             return "hang together with filters that are not zero, or not seen to be"
     if unit.why or unit.counted:
         return (unit.why or [unit.counted])[0]
-    if any(isinstance(tensors.weights[one.name].owners[0], nn.MultiheadAttention) for one in unit.filters):
-        return "are heads of an nn.MultiheadAttention, which cannot have fewer"
     return "are no whole slices of what holds them" if tensors.sites(unit) is None else None
 
 
@@ -177,6 +175,23 @@ def _problem(
             staying = [unit for unit in units if any(broken[i] for i in _at(tensors, unit, name, 0))]
             if staying:
                 return "are a part of a group of a convolution", staying
+    return _uneven(tensors, units, gone)
+
+
+def _uneven(
+    tensors: Tensors, units: Sequence[Unit], gone: Mapping[str, Mapping[int, Tensor]]
+) -> tuple[str, list[Unit]]:
+    """The same of layers and directions of recurrent networks, which are all as wide."""
+    counts: dict[int, dict[str, int]] = {}
+    for name, weight in tensors.weights.items():
+        if isinstance(weight.owners[0], nn.RNNBase) and weight.attribute.startswith("weight_hh"):
+            flags = gone.get(name, {}).get(1)
+            counts.setdefault(id(weight.owners[0]), {})[name] = 0 if flags is None else int(flags.sum())
+    for of in counts.values():
+        for name, count in of.items():
+            if surplus := count - min(of.values()):
+                staying = [unit for unit in units if _at(tensors, unit, name, 1)]
+                return "are more than other layers of theirs lose", staying[-surplus:]
     return "", []
 
 
