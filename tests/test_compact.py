@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -342,6 +343,137 @@ def test_what_nobody_reads_goes() -> None:
     assert made.model.a.out_features == 8  # another looks at them
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_blocks_that_add_nothing_are_taken_out(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        return lively(torchvision.models.resnet18())
+
+    model, x = build(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for block in (model.layer1[1], model.layer3[1]):
+            for parameter in block.bn2.parameters():
+                parameter.zero_()
+        (
+            model.layer2[0].bn2.weight.zero_(),
+            model.layer2[0].bn2.bias.zero_(),
+        )  # which has a shortcut of its own
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model.train()(x).sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        for block in (model.layer1[1], model.layer3[1]):
+            block.bn2.weight.zero_(), block.bn2.bias.zero_()
+    made = prunus.compact(model.eval(), x)
+    assert made.skipped == ["layer1.1", "layer3.1"]
+    assert "layer3.1 is gone: it gave back what it was given" in str(made)
+    assert apart(model, made.model, 10 * torch.randn(2, 3, 64, 64)) < 1e-6
+    gone = sum(p.numel() for block in (model.layer1[1], model.layer3[1]) for p in block.parameters())
+    assert made.weights[1] <= made.weights[0] - gone
+    prunus.save_compact(made.model, tmp_path / "small.safetensors")
+    again = prunus.load_compact(build, tmp_path / "small.safetensors").eval()
+    assert torch.equal(again(x), made.model(x))
+    assert torch.equal(load_network("resnet18", f"{tmp_path}/small.safetensors").model(x), again(x))
+    with pytest.raises(ValueError, match=r"there is no block layer1\.1"):
+        prunus.load_compact(torchvision.models.squeezenet1_1, tmp_path / "small.safetensors")
+    carried = made.carry(optimizer, model)
+    assert len(carried.param_groups[0]["params"]) == len(list(made.model.parameters()))
+    made.model.train()(x).sum().backward()
+    carried.step()
+    if not made.folded:
+        assert made.state(model.state_dict()).keys() == made.model.state_dict().keys()
+
+
+def test_a_block_that_gives_back_only_what_it_saw_is_kept() -> None:
+    class Clipped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.shift = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.clamp(max=5) + self.scale * x  # random inputs at ten times reach it
+
+    class Dead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(6, 6)
+            nn.init.constant_(self.inner.bias, -1e4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.relu(self.inner(x))  # zero by chance, and no weight is
+
+    for block in (Clipped(), Dead()):
+        model = nn.Sequential(nn.Linear(6, 6), block, nn.Linear(6, 2))
+        assert prunus.compact(model, torch.rand(2, 6)).skipped == []
+
+
+@pytest.mark.parametrize("round_to", [1, 4, 8])
+def test_widths_that_kernels_like(round_to: int) -> None:
+    model, x = Wired().eval(), torch.randn(2, 3, 6, 6)
+    wide = nn.Sequential(nn.Conv2d(3, 40, 3), nn.BatchNorm2d(40), nn.ReLU(), nn.Conv2d(40, 12, 3),
+                         nn.Flatten(), nn.Linear(48, 30), nn.ReLU(), nn.Linear(30, 2)).eval()  # fmt: skip
+    for net, fraction in ((model, 0.4), (wide, 0.3)):
+        prunus.prune(net, fraction, granularity="filter", coupled=True, example_inputs=x, layers="all")
+        made = prunus.compact(net, x, round_to=round_to)
+        assert apart(net, made.model, x) < 1e-5
+        for name, (old, new) in made.shapes.items():
+            if name.endswith("weight") and len(new) > 1 and new[0] != old[0]:
+                assert new[0] % round_to == 0
+    assert [made.model[place].weight.shape[0] for place in (0, 3, 5)] == {
+        1: [28, 9, 21], 4: [28, 12, 24], 8: [32, 12, 24]}[round_to]  # fmt: skip
+    stayed = {1: 0, 4: 3 + 3, 8: 4 + 3 + 3}[round_to]
+    assert sum(made.spared.values()) == stayed
+    assert set(made.spared) <= {f"make widths multiples of {round_to}"}
+
+
+def test_in_place_and_what_cannot_be_restored() -> None:
+    x = torch.randn(2, 3, 8, 8)
+
+    def build() -> nn.Module:
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+
+    model = build()
+    prunus.prune(model, 0.5, granularity="filter", coupled=True, example_inputs=x)
+    wanted, copied = model(x), prunus.compact(model, x)
+    assert torch.equal(copied.model(x), copied.model(x))
+    made = prunus.compact(model, x, inplace=True)
+    assert made.model is model
+    assert model[0].out_channels == 4
+    assert torch.allclose(model(x), wanted, atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), copied.model.parameters(), strict=True))
+    for cut in (model, copied.model, copy.deepcopy(model)):
+        with pytest.raises(ValueError, match="was cut by compact"):
+            prunus.restore(cut)
+    before = model[0].weight.clone()
+    prunus.prune(model, 0.5)
+    assert torch.equal(prunus.restore(model)[0].weight, before)
+    failing = Branch(lambda h, y: y)
+    weights = everything(failing)
+    with pytest.raises(RuntimeError):
+        prunus.compact(failing, torch.randn(2, 5), inplace=True)
+    assert same(weights, everything(failing))
+
+
+def test_masks_of_the_backward_pass_cut_nothing() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    wanted = model(x)
+    prunus.gradient_prune(model, 0.5, granularity="filter")
+    made = prunus.compact(model, x)
+    assert made.weights[0] == made.weights[1]
+    assert torch.equal(made.model(x), wanted)
+
+
+def test_the_report_counts_every_layer() -> None:
+    model, x = lively(torchvision.models.resnet18()), torch.randn(1, 3, 64, 64)
+    prunus.prune(model, 0.25, granularity="filter", coupled=True, example_inputs=x)
+    made = prunus.compact(model, x)
+    told = json.loads(json.dumps(made.report()))
+    for kind in ("weights", "macs"):
+        assert [sum(layer[kind][side] for layer in told["layers"]) for side in (0, 1)] == told[kind]
+    assert {layer["name"] for layer in told["layers"]} >= {"conv1", "layer4.1.bn2", "fc"}
+
+
 def test_normalizations_and_whole_layers_are_kept() -> None:
     x = torch.randn(2, 3, 8, 8)
     grouped = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -474,6 +606,10 @@ def test_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     compact = ["compact", "-a", "digits:plain", "--weights", str(network), "-o", str(small)]
     assert main(compact) == 0
     assert "16x1x3x3 -> 8x1x3x3" in capsys.readouterr().out
+    assert main([*compact[:-2], "--json", "--round-to", "16"]) == 0
+    [told] = json.loads(capsys.readouterr().out)
+    assert (told["network"], told["weights"][0], told["spared"]["make widths multiples of 16"] > 0) == (
+        "digits:plain", sum(p.numel() for p in digits.load_network("plain").parameters()), True)  # fmt: skip
     results = [
         prunus.evaluate(load_network("digits:plain", str(path)).model, [digits.load_images()])
         for path in (network, small)

@@ -2,7 +2,8 @@
 
 from prunus.application.pruning import Pruning
 from prunus.compaction.checkpoints import load_compact, save_compact
-from prunus.compaction.compact import Compacted, compact
+from prunus.compaction.compact import compact
+from prunus.compaction.compacted import Compacted
 from prunus.compaction.sparse import load_sparse, save_sparse
 from prunus.evaluation.evaluate import Result, evaluate
 from prunus.evaluation.find import Found, find

@@ -17,7 +17,7 @@ from prunus.processes import of_first
 from prunus.scores.evidence import Evidence
 from prunus.selection.draw import Candidates
 from prunus.selection.ranking import Choice, lay_out, rank, rank_as_is
-from prunus.weights import layer_weights
+from prunus.weights import CUT, layer_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -268,6 +268,9 @@ def restore(model: nn.Module) -> nn.Module:
     Returns:
         The same model.
 
+    Raises:
+        ValueError: `compact` has cut it, and it was not pruned since: what is gone is not kept anywhere.
+
     Example:
         >>> import prunus, torch
         >>> net = nn.Conv2d(1, 2, 3)
@@ -275,5 +278,8 @@ def restore(model: nn.Module) -> nn.Module:
         >>> torch.equal(prunus.restore(prunus.global_prune(net, 0.5)).weight, before)
         True
     """
-    take_off(model)
+    if not take_off(model) and getattr(model, CUT, False):
+        raise ValueError(
+            "model was cut by compact, and what is gone is not kept: restore the network that it was given"
+        )
     return model

@@ -32,6 +32,7 @@ class Which(TypedDict, total=False):
 
 
 STATE = "_prunus"  # the attribute in which a pruned layer keeps the state of its weight
+CUT = "_prunus_cut"  # the attribute of a network that `compact` has cut
 Types: TypeAlias = tuple[type[nn.Module], ...]
 PLAIN: Types = (
     nn.Conv1d,

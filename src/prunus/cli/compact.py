@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -13,12 +14,21 @@ from prunus.cli.options import DIGITS, WhichImages, WhichNetworks, takes
 @takes(WhichNetworks, "networks", arch=DIGITS[-1])
 @takes(WhichImages, "images")
 @click.option(
+    "--round-to",
+    type=click.IntRange(1),
+    default=1,
+    help="Keep widths multiples of this, as kernels like them: empty channels stay for it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print that as JSON, with every layer.")
+@click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the cut network there, as safetensors that --weights takes.",
 )
-def compact_command(networks: WhichNetworks, images: WhichImages, output: Path | None) -> None:
+def compact_command(
+    networks: WhichNetworks, images: WhichImages, round_to: int, as_json: bool, output: Path | None
+) -> None:
     """Cut out the channels that are empty in a network's weights, and show what is left.
 
     \b
@@ -31,9 +41,14 @@ def compact_command(networks: WhichNetworks, images: WhichImages, output: Path |
 
     if output and len(networks.arch) > 1:
         raise click.UsageError("--output takes one network: give one --arch")
+    told = []
     for network in networks.load(images):
-        made = compact(network.model, example_image(network, images.source()))
-        click.echo(f"{network.name}\n{made}")
+        made = compact(network.model, example_image(network, images.source()), round_to=round_to)
+        told.append({"network": network.name, **made.report()})
+        if not as_json:
+            click.echo(f"{network.name}\n{made}")
         if output:
             save_compact(made.model, output)
-            click.echo(f"{output}: {output.stat().st_size:,} bytes")
+            click.echo(f"{output}: {output.stat().st_size:,} bytes", err=as_json)
+    if as_json:
+        click.echo(json.dumps(told, indent=1))

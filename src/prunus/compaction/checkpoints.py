@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from prunus.checks import knows_keywords
+from prunus.compaction.blocks import skip, skipped
 from prunus.compaction.plan import Tensors, put
 from prunus.compaction.sparse import distinct
 from prunus.compaction.widths import fit
@@ -39,7 +40,8 @@ def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
     held = {
         name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    data = save(held, {"format": FORMAT, "aliases": json.dumps(aliases)})
+    told = {"aliases": json.dumps(aliases), "skipped": json.dumps(skipped(model))}
+    data = save(held, {"format": FORMAT, **told})
     with whole_file(path) as partial:
         partial.write_bytes(data)
 
@@ -76,6 +78,7 @@ def load_compact(build: Callable[[], ModelT], path: str | os.PathLike[str]) -> M
     if not isinstance(model, nn.Module):
         raise TypeError(f"build must give a torch.nn.Module, gave {type(model).__name__}")
     try:
+        skip(model, blocks_out(path))
         shrink(model, state, keep_dtypes=False)
         model.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
@@ -94,6 +97,12 @@ def is_compact(path: str | os.PathLike[str]) -> bool:
 
 def _alike(one: Tensor, other: Tensor, keep_dtypes: bool) -> bool:
     return one.shape == other.shape and (keep_dtypes or one.dtype == other.dtype)
+
+
+def blocks_out(path: str | os.PathLike[str]) -> list[str]:
+    """The names of those that a file of `save_compact` is without."""
+    with safe_open(path, "pt") as file:
+        return list(json.loads(file.metadata().get("skipped", "[]")))
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -149,6 +149,40 @@ def consistent(tensors: Tensors, units: list[Unit], spared: Counter[str]) -> dic
         units[:] = [unit for unit in units if id(unit) not in ids]
 
 
+def rounded(tensors: Tensors, units: list[Unit], round_to: int, spared: Counter[str]) -> None:
+    """Let as many stay as make the outputs that layers keep a multiple, or leave a layer whole.
+
+    `units` loses those that stay.
+    """
+    while staying := _odd(tensors, units, round_to):
+        spared[f"make widths multiples of {round_to}"] += len(staying)
+        ids = {id(unit) for unit in staying}
+        units[:] = [unit for unit in units if id(unit) not in ids]
+
+
+def _odd(tensors: Tensors, units: Sequence[Unit], round_to: int) -> list[Unit]:
+    """Some that must stay for the outputs of one layer."""
+    outputs = {
+        (one.name, axis) for unit in units for one in unit.filters if (axis := tensors.fixed(one)) is not None
+    }
+    gone = _gone(tensors, units)
+    for name, axis in outputs:
+        short = -int((~gone[name][axis]).sum()) % round_to
+        going = [unit for unit in units if _at(tensors, unit, name, axis)]
+        if short and going:
+            each = max(len(_at(tensors, unit, name, axis)) for unit in going)
+            return going[: (short + each - 1) // each]
+    return []
+
+
+def part(values: Tensor, kept: Kept) -> Tensor:
+    """Of a tensor that which stays, in memory of its own; channels last, if they were."""
+    last = values.dim() == 4 and not values.is_contiguous()
+    for axis, indices in kept.items():
+        values = values.index_select(axis, indices.to(values.device))
+    return values.clone(memory_format=torch.channels_last) if last else values.clone()
+
+
 def _gone(tensors: Tensors, units: Sequence[Unit]) -> dict[str, dict[int, Tensor]]:
     gone: dict[str, dict[int, Tensor]] = {}
     for unit in units:

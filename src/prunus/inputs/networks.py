@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from prunus.compaction.checkpoints import is_compact, shrink
+from prunus.compaction.blocks import skip
+from prunus.compaction.checkpoints import blocks_out, is_compact, shrink
 from prunus.extras import need
 from prunus.inputs import digits
 from prunus.inputs.checkpoints import fitted, read_state_dict
@@ -258,6 +259,8 @@ def _load_weights(model: nn.Module, path: Path, arch: str) -> str:
     """What had to be done to the file for that, in words."""
     held, steps = read_state_dict(path)
     try:
+        if is_compact(path):
+            skip(model, blocks_out(path))
         state, more = fitted(held, model.state_dict())
         if is_compact(path):
             shrink(model, state, keep_dtypes=True)

@@ -1,0 +1,88 @@
+"""Does a network that was cut give what the whole one does?"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from prunus.compaction.comparing import random_like
+from prunus.coupling.trace import arguments, tensors_in
+from prunus.macs import macs
+from prunus.modes import eval_mode
+from prunus.weights import depth_outside
+
+
+class Check:
+    """Whether another network gives what this one does.
+
+    Args:
+        model: the network.
+        example_inputs: of it; beside them it is run on random ones of the same kind.
+        tolerance: see `compact`.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: Any, tolerance: float) -> None:
+        generator = torch.Generator().manual_seed(0x5EED)
+        self._inputs = [example_inputs]
+        for scale in (1.0, 10.0):
+            self._inputs.append(random_like(example_inputs, generator, scale))
+        self._tolerance = tolerance
+        self._wanted = [self._outputs(model, inputs) for inputs in self._inputs]
+        given = tree_leaves(example_inputs)
+        others = [
+            wanted
+            for inputs, wanted in zip(self._inputs, self._wanted, strict=True)
+            if not all(map(_unchanged, given, tree_leaves(inputs)))
+        ]
+        pairs = [pair for wanted in others for pair in zip(self._wanted[0], wanted, strict=False)]
+        if pairs and all(_same(one, other) for one, other in pairs):
+            warnings.warn(
+                "the outputs are the same for other inputs, as of a last layer of zeros: that they stay so "
+                "tells nothing of what was cut",
+                stacklevel=depth_outside(),
+            )
+
+    def _outputs(self, model: nn.Module, inputs: Any) -> list[Tensor]:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        args, kwargs = arguments(inputs, device)
+        with eval_mode(model), torch.no_grad(), torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(0)  # torch.manual_seed would seed GPUs too
+            output = model(*args, **kwargs)
+        numbers = [leaf for leaf in tree_leaves(output) if isinstance(leaf, (int, float, complex))]
+        return [*tensors_in(output), *map(torch.tensor, numbers)]
+
+    def macs(self, model: nn.Module) -> dict[str, int]:
+        """Of the example inputs, by module."""
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        args, kwargs = arguments(self._inputs[0], device)
+        return macs(model, *args, **kwargs)
+
+    def __call__(self, model: nn.Module) -> str:
+        """What is wrong; "" where nothing is."""
+        for inputs, wanted in zip(self._inputs, self._wanted, strict=True):
+            try:
+                found = self._outputs(model, inputs)
+            except Exception as error:  # whatever a forward raises
+                return f"are counted on by the forward, which fails without ({type(error).__name__})"
+            if [leaf.shape for leaf in found] != [leaf.shape for leaf in wanted]:
+                return "are in the shape of the outputs"
+            for one, other in zip(wanted, found, strict=True):
+                if one.is_floating_point() and one.numel():
+                    apart = float((one - other).abs().max()) / max(float(one.abs().max()), 1e-12)
+                    if not apart <= self._tolerance:
+                        return "change the outputs when they go"
+                elif not _same(one, other):
+                    return "change the outputs when they go"
+        return ""
+
+
+def _unchanged(one: Any, other: Any) -> bool:
+    return one is other or (isinstance(one, Tensor) and torch.equal(one, other))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | (one != one)).all())
