@@ -5,20 +5,17 @@ Each in a process of its own, with 16 GB of memory and two minutes: `python -m b
 
 from __future__ import annotations
 
-import json
-import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from benchmarks.processes import answered, ask
 
 FAMILIES = (
     "resnet18", "resnext50_32x4d", "regnet_y_400mf", "vgg11_bn", "densenet121", "googlenet", "inception_v3",
     "squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5",
     "efficientnet_b0", "efficientnet_v2_s", "convnext_tiny", "vit_b_32", "swin_t", "swin_v2_t", "maxvit_t",
 )  # fmt: skip
-MEMORY, SECONDS = 16 << 30, 120
 
 
 def load(arch: str) -> tuple[Any, Any]:
@@ -64,30 +61,14 @@ def torch_pruning(arch: str) -> dict[str, Any]:
 TOOLS: dict[str, Callable[[str], dict[str, Any]]] = {"prunus": prunus, "torch_pruning": torch_pruning}
 
 
-def measure(tool: str, arch: str) -> dict[str, Any]:
-    """In a process of its own, which may run out of memory or time."""
-    command = [sys.executable, "-m", "benchmarks.coupled", tool, arch]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        return {"error": f"not in {SECONDS} s"}
-    lines = done.stdout.splitlines()
-    if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or ["killed"])[-1][:60]}
-    found: dict[str, Any] = json.loads(lines[-1])
-    return found
-
-
 def main() -> None:
     """Print the table, as Markdown."""
-    if len(sys.argv) == 3:
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        print(json.dumps(TOOLS[sys.argv[1]](sys.argv[2])))
+    if answered(TOOLS):
         return
     print("| network | filters | pieces | seconds | what stays whole | Torch-Pruning's graph |")
     print("|---|---|---|---|---|---|")
     for arch in FAMILIES:
-        ours, theirs = measure("prunus", arch), measure("torch_pruning", arch)
+        ours, theirs = (ask("benchmarks.coupled", tool, arch) for tool in TOOLS)
         other = theirs.get("error") or f"{theirs['groups']} groups, {theirs['seconds']:.1f} s"
         numbers = f"{ours['filters']:,} | {ours['pieces']:,} | {ours['seconds']:.1f}"
         print(f"| {arch} | {numbers} | {'; '.join(ours['whole']) or '-'} | {other} |", flush=True)
