@@ -140,6 +140,7 @@ def run_openvino(model: Any, keywords: list[str]) -> Run:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",  # or it takes bfloat16 where the processor has that
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,  # to one core, whatever else runs there
     }
     made = need("openvino", "export").Core().compile_model(model, "CPU", properties)
 
