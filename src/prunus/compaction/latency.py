@@ -205,6 +205,8 @@ def latency(
     if isinstance(runtimes, str):
         raise TypeError(f"runtimes must be a list of names, got {runtimes!r}")
     wanted = _default(named.values()) if runtimes is None else list(runtimes)
+    if not wanted:
+        raise ValueError(f"runtimes is empty: expected some of {', '.join(RUNTIMES)}")
     for name in wanted:
         choose("runtimes", name, RUNTIMES)
     with _threads(threads), torch.random.fork_rng([]):
