@@ -18,7 +18,7 @@ from prunus.compaction.comparing import apart
 from prunus.compaction.forgood import for_good
 from prunus.compaction.graphs import tensor_leaves
 from prunus.compaction.memory import extra_memory
-from prunus.compaction.runtimes import LIBRARIES, RUNTIMES, eager, installed
+from prunus.compaction.runtimes import LIBRARIES, RUNTIMES, installed, run_torch
 from prunus.coupling.trace import arguments
 from prunus.macs import macs
 
@@ -141,7 +141,7 @@ class Contender:
         tensors = [*model.parameters(), *tensor_leaves(args, kwargs)]
         self._device = next((tensor.device for tensor in tensors), torch.device("cpu"))
         self.memory, found = extra_memory(self._call, self._device)
-        self.apart = apart(eager(model, args, kwargs)(*args, **kwargs), found)
+        self.apart = apart(run_torch(model)(*args, **kwargs), found)
         self._seconds(1)  # of which the first are slower
         self._repeats = max(1, round(SHORTEST / max(self._seconds(2), 1e-6)))
 
