@@ -4,6 +4,8 @@ from prunus.application.pruning import Pruning
 from prunus.compaction.checkpoints import load_compact, save_compact
 from prunus.compaction.compact import compact
 from prunus.compaction.compacted import Compacted
+from prunus.compaction.export import Exported, export
+from prunus.compaction.latency import Latency, Timing, latency
 from prunus.compaction.sparse import load_sparse, save_sparse
 from prunus.evaluation.evaluate import Result, evaluate
 from prunus.evaluation.find import Found, find
@@ -39,10 +41,12 @@ __all__ = [
     "Ensemble",
     "Evidence",
     "Exponential",
+    "Exported",
     "Found",
     "Gradual",
     "Groups",
     "Iterative",
+    "Latency",
     "Linear",
     "Masks",
     "OneShot",
@@ -59,15 +63,18 @@ __all__ = [
     "Setting",
     "Snapshot",
     "Sparsity",
+    "Timing",
     "apply_masks",
     "compact",
     "digits",
     "evaluate",
     "evidence",
+    "export",
     "fill_gradients",
     "find",
     "global_prune",
     "gradient_prune",
+    "latency",
     "load_compact",
     "load_sparse",
     "make_masks",

@@ -46,12 +46,9 @@ def apart(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
+    exact = not (one.is_floating_point() or one.is_complex())
     wide = torch.complex128 if one.is_complex() else torch.float64
-    one, other, exact = (
-        one.cpu().to(wide),
-        other.cpu().to(wide),
-        not (one.is_floating_point() or one.is_complex()),
-    )
+    one, other = one.cpu().to(wide), other.cpu().to(wide)
     off = (one - other).abs()[~((one == other) | ((one != one) & (other != other)))]
     if not off.numel():
         return 0.0
