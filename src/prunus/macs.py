@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunus.modes import eval_mode
+from prunus.modes import as_written, eval_mode
 
 aten = torch.ops.aten
 
@@ -50,13 +51,13 @@ def macs(model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, int]:
         {'': 10656, '0': 7776, '2': 2880}
     """
     counter = FlopCounterMode(display=False, custom_mapping={aten.mkldnn_rnn_layer: _recurrent})
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # an encoder in one operation, which is not counted
-    try:
-        with eval_mode(model), _leaves_without_gradients(model), torch.no_grad(), counter:
+    with ExitStack() as stack:
+        for within in (eval_mode(model), as_written(), _leaves_without_gradients(model)):
+            stack.enter_context(within)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message=".*global hooks on modules")  # of a model that was compiled
+        with torch.random.fork_rng([]), torch.no_grad(), counter:
             model(*args, **kwargs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
     found: dict[str, int] = {}
     for key, by_operation in counter.get_flop_counts().items():
         if key != "Global":

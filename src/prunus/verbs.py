@@ -278,7 +278,7 @@ def restore(model: nn.Module) -> nn.Module:
         >>> torch.equal(prunus.restore(prunus.global_prune(net, 0.5)).weight, before)
         True
     """
-    if not take_off(model) and getattr(model, CUT, False):
+    if not take_off(model) and any(getattr(module, CUT, False) for module in model.modules()):
         raise ValueError(
             "model was cut by compact, and what is gone is not kept: restore the network that it was given"
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+SIZES = ("all_head_size", "attn_dim", "split_size", "inner_dim", "embed_dim")  # of all heads
 COUNTS = ("num_heads", "num_attention_heads", "num_key_value_heads", "n_heads", "n_head", "heads")
 
 
@@ -31,13 +32,9 @@ def fewer_heads(module: Any, widths: Sequence[tuple[int, int]]) -> None:
     old, new = min(sizes)
     if any(getattr(module, name) * new % old for name in counts):
         return
-    wide = {
-        old,
-        *(old // parts for parts in (2, 3) if old % parts == 0),
-    }  # of keys and values, or of all three
-    for name, value in list(vars(module).items()):
-        if name in counts or (type(value) is int and value in wide):
-            setattr(module, name, value * new // old)
+    wide = {old, old / 2, old / 3}  # of one of them; of keys and values; of all three
+    for name in (*counts, *(name for name in SIZES if getattr(module, name, None) in wide)):
+        setattr(module, name, getattr(module, name) * new // old)
 
 
 class NarrowAttention(nn.MultiheadAttention):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -37,12 +38,18 @@ def watching(model: nn.Module) -> Iterator[set[str]]:
 
     with ExitStack() as stack:
         for path, module in model.named_modules():
-            if path and any(_is_off(name, parameter) for name, parameter in module.named_parameters()):
+            named = module.named_parameters()
+            if path and any(_is_off(name, p) for name, p in named) and not _remembers(module):
                 found.add(path)
                 hook = module.register_forward_hook(partial(look, path), with_kwargs=True)
                 stack.callback(hook.remove)
         yield found
     found &= called
+
+
+def _remembers(module: nn.Module) -> bool:
+    """Whether it takes a cache, in which layers have numbers."""
+    return any("cache" in name or "past" in name for name in signature(module.forward).parameters)
 
 
 def _is_off(name: str, parameter: Tensor) -> bool:

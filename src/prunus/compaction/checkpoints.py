@@ -19,6 +19,7 @@ from prunus.compaction.plan import Tensors, put
 from prunus.compaction.sparse import distinct
 from prunus.compaction.widths import fit
 from prunus.files import whole_file
+from prunus.weights import CUT
 
 FORMAT = "prunus compact 1"
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -83,6 +84,7 @@ def load_compact(build: Callable[[], ModelT], path: str | os.PathLike[str]) -> M
         model.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is of another network: {' '.join(str(error).split()):.300}") from error
+    setattr(model, CUT, True)
     return model
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from prunus.checks import check_number, check_whole, knows_keywords
 from prunus.compaction.blocks import outermost, skip, watching
@@ -76,26 +78,44 @@ def compact(
     check_whole("round_to", round_to, 1)
     if not any(True for _ in model.parameters()):
         raise ValueError("model has no parameters: there is nothing to cut")
-    whole = for_good(model)
-    with seeing(Tensors.of(whole)) as seen, watching(whole) as same:
-        check = Check(whole, example_inputs, tolerance)
-    blocks, spared = _without_effect(whole, outermost(same), check), Counter[str]()
-    short = _shorter(whole, blocks)
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise ValueError("model is in DistributedDataParallel, which knows its parameters: give its .module")
+    with torch.inference_mode(False):
+        return _compacted(model, example_inputs, round_to, inplace, tolerance)
+
+
+def _compacted(
+    model: nn.Module, example_inputs: Any, round_to: int, inplace: bool, tolerance: float
+) -> Compacted:
+    whole, spared = for_good(model), Counter[str]()
+    probe = copy.deepcopy(whole)  # for what forwards change, as observers do
+    with seeing(Tensors.of(probe)) as seen, watching(probe) as same:
+        check = Check(probe, example_inputs, tolerance)
+    blocks = _without_effect(whole, outermost(same), check)
+    short = Plan(blocks, {}, Constants({}, {})).applied(whole)[0]
     tensors = Tensors.of(short)
     units, unused = units_of(short, tensors, example_inputs)
     dead = dead_units(tensors, units, spared)
     left = constants(tensors, dead, seen.values(), spared)
-    if round_to > 1:
-        rounded(tensors, dead, round_to, spared)
-    going = _what_holds(short, tensors, dead, left, spared, check) if dead else dead
-    plan = Plan(blocks, consistent(tensors, going, spared), left)
-    small, folded = plan.applied(whole)
+
+    def kept(units: list[Unit], spared: Counter[str]) -> dict[str, dict[int, Tensor]]:
+        rounded(tensors, units, round_to, spared)
+        return consistent(tensors, units, spared)
+
+    def wrong(units: Sequence[Unit], first: int | None = None) -> str:
+        try:
+            return check(Plan([], kept(list(units), Counter()), left).applied(short)[0], first)
+        except ValueError:  # of a module that cannot be as narrow
+            return "are such that no module of theirs can be without"
+
+    plan = Plan(blocks, kept(_what_holds(tensors, dead, spared, wrong), spared), left)
     if plan.kept and (others := {name.rpartition(".")[0] for name in unused}):
         warnings.warn(
             f"the forward in eval mode does not use {len(others):,} modules, such as {min(others)!r}: they "
             "stay as wide as they were, and may not fit what is cut",
             stacklevel=depth_outside(),
         )
+    small, folded = plan.applied(whole)
     told = _told(whole, small, check, plan)
     if inplace:
         make_good(model)
@@ -134,42 +154,22 @@ class Plan:
         return self.apply(copy.deepcopy(model))
 
 
-def _shorter(model: nn.Module, blocks: Sequence[str]) -> nn.Module:
-    """The network without these blocks: a copy, if there are any."""
-    return Plan(blocks, {}, Constants({}, {})).applied(model)[0] if blocks else model
-
-
 def _without_effect(model: nn.Module, blocks: Sequence[str], check: Check) -> list[str]:
     """Those of the blocks without which the outputs stay what they are."""
-    if not blocks or not check(_shorter(model, blocks)):
-        return list(blocks)
     found: list[str] = []
     for block in blocks:
-        if not check(_shorter(model, [*found, block])):
+        if not check(Plan([*found, block], {}, Constants({}, {})).applied(model)[0]):
             found.append(block)
     return found
 
 
 def _what_holds(
-    model: nn.Module,
-    tensors: Tensors,
-    dead: Sequence[Unit],
-    left: Constants,
-    spared: Counter[str],
-    check: Check,
+    tensors: Tensors, dead: Sequence[Unit], spared: Counter[str], wrong: Callable[..., str]
 ) -> list[Unit]:
     """Those of as many groups of channels as can go, by as few runs as that takes."""
     groups: dict[frozenset[str], list[Unit]] = {}
     for unit in dead:
         groups.setdefault(frozenset(name for name, _, _ in tensors.sites(unit) or ()), []).append(unit)
-
-    def wrong(units: Sequence[Unit], first: int | None = None) -> str:
-        kept = consistent(tensors, list(units), Counter())
-        try:
-            return check(Plan([], kept, left).applied(model)[0], first)
-        except ValueError:  # of a module that cannot be as narrow
-            return "are such that no module of theirs can be without"
-
     for first in (1, None):  # the example, as that is quicker; all inputs where these then say otherwise
         going, staying = _by_halves(list(groups.values()), partial(wrong, first=first))
         if not wrong(going):
@@ -206,7 +206,9 @@ def _told(before: nn.Module, after: nn.Module, check: Check, plan: Plan) -> dict
     pairs = {
         n: (tuple(p.shape), tuple(smaller[n].shape)) for n, p in before.named_parameters() if n in smaller
     }
-    counts = check.macs(before), check.macs(after)
+    counts, all_of_it = zip(
+        *(_alone(check.macs(copy.deepcopy(network))) for network in (before, after)), strict=True
+    )
     whole, small = _sizes(before), _sizes(after)
     layers = [
         CutLayer(name, (size, small[name]), (counts[0].get(name, 0), counts[1].get(name, 0)))
@@ -216,9 +218,18 @@ def _told(before: nn.Module, after: nn.Module, check: Check, plan: Plan) -> dict
         "shapes": {name: (old, new) for name, (old, new) in pairs.items() if old != new},
         "kept": _by_every_name(before, after, plan.kept),
         "weights": (sum(whole.values()), sum(small.values())),
-        "macs": (counts[0].get("", 0), counts[1].get("", 0)),
+        "macs": all_of_it,
         "layers": layers,
     }
+
+
+def _alone(macs: Mapping[str, int]) -> tuple[Counter[str], int]:
+    """What modules make without those within them, and what the network makes."""
+    found = Counter(macs)
+    for path, count in macs.items():
+        if path:
+            found[path.rpartition(".")[0]] -= count
+    return found, macs.get("", 0)
 
 
 def _sizes(model: nn.Module) -> Counter[str]:

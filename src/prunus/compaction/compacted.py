@@ -78,7 +78,7 @@ class Compacted:
                 raise ValueError(
                     f"{name!r} is none of the network's: expected names such as {min(self.kept)!r}"
                 )
-            found[name] = part(values, known.get(name, {}))
+            found[name] = part(values, known[name]) if known.get(name) else copy.deepcopy(values)
         return found
 
     def carry(self, optimizer: Optimizer, model: nn.Module) -> Optimizer:
@@ -108,9 +108,13 @@ class Compacted:
         for group in optimizer.param_groups:
             held = [name for p in group["params"] if not self._is_skipped(name := names[id(p)])]
             others = {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
+            if "param_names" in group:
+                pairs = zip(group["params"], group["param_names"], strict=True)
+                others["param_names"] = [told for p, told in pairs if not self._is_skipped(names[id(p)])]
             groups.append({"params": [smaller[name] for name in held], **others})
-        made = copy.copy(optimizer)
-        made.__setstate__({"defaults": optimizer.defaults, "param_groups": groups, "state": state})
+        made: Optimizer = object.__new__(type(optimizer))  # a copy would lose attributes of subclasses
+        vars(made).update({name: copy.copy(value) for name, value in vars(optimizer).items()})
+        made.__setstate__({"param_groups": groups, "state": state})
         return made
 
     def report(self) -> dict[str, Any]:

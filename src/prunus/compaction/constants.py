@@ -23,6 +23,8 @@ from prunus.coupling.nodes import Unit
 from prunus.weights import conv1d
 
 CARRIER = "carry a constant for others to a layer that has no bias, or pads"
+UNSEEN = "have a scale, a slope or a shift that is not zero, for what cannot take a constant"
+VARYING = "are neither zero nor constant"
 
 
 @dataclass
@@ -39,6 +41,8 @@ class Seen:
         flat = x.detach().movedim(-1 - axes, 0).flatten(1)
         low, high = flat.amin(1), flat.amax(1)
         if name in self.spans:
+            if len(low) != len(self.spans[name][0]):
+                return  # of inputs that the layer does not take
             low, high = torch.minimum(low, self.spans[name][0]), torch.maximum(high, self.spans[name][1])
         self.spans[name] = low, high
 
@@ -137,10 +141,12 @@ def constants(
         values: see `Seen.values`.
         spared: gets the reasons.
     """
-    matters = {id(unit): _matters(tensors, unit, values) for unit in dead}
-    fixed = [unit for unit in dead if not any(value != value for *_, value in matters[id(unit)])]
-    if len(fixed) < len(dead):
-        spared["are neither zero nor constant"] += len(dead) - len(fixed)
+    seen = [unit for unit in dead if not _shifts_unseen(tensors, unit, values)]
+    matters = {id(unit): _matters(tensors, unit, values) for unit in seen}
+    fixed = [unit for unit in seen if not any(value != value for *_, value in matters[id(unit)])]
+    for why, count in ((UNSEEN, len(dead) - len(seen)), (VARYING, len(seen) - len(fixed))):
+        if count:
+            spared[why] += count
     found = {name: torch.zeros_like(of) for name, of in values.items()}
     for unit in fixed:
         for name, index, value in matters[id(unit)]:
@@ -151,6 +157,16 @@ def constants(
         spared[CARRIER] += len(staying)
     dead[:] = [unit for unit in fixed if id(unit) not in staying]
     return Constants(found, carriers)
+
+
+def _shifts_unseen(tensors: Tensors, unit: Unit, values: Mapping[str, Tensor]) -> bool:
+    """Whether a bias or a shift leaves a constant to what is no layer that could take it."""
+    unseen = any(
+        name in tensors.weights and name not in values and not tensors.zero(name, axis)[index]
+        for name, axis, index in unit.reads
+    )
+    shifts = (tensors[name][tuple(tensors.where(name, place))] for name, place in unit.entries)
+    return unseen and any(bool(shift != 0) for shift in shifts)
 
 
 def _matters(tensors: Tensors, unit: Unit, values: Mapping[str, Tensor]) -> list[tuple[str, int, float]]:

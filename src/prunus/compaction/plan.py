@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,17 +26,19 @@ class Tensors:
     Args:
         weights: parameters, tied ones once.
         buffers: those that have a value a channel may be among them.
+        lasting: names of buffers that state_dicts have.
     """
 
     weights: Mapping[str, WeightTensor]
     buffers: Mapping[str, Tensor]
+    lasting: Collection[str] = ()
     _zeros: dict[str, Tensor] = field(default_factory=dict)
     _sites: dict[int, list[Site] | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module) -> Tensors:
         """All of a network."""
-        return cls(layer_weights(model), dict(model.named_buffers()))
+        return cls(layer_weights(model), dict(model.named_buffers()), set(model.state_dict(keep_vars=True)))
 
     def __getitem__(self, name: str) -> Tensor:
         return self.weights[name].parameter.detach() if name in self.weights else self.buffers[name]
@@ -122,6 +124,8 @@ def _staying(tensors: Tensors, unit: Unit) -> str | None:
             return "hang together with filters that are not zero, or not seen to be"
     if unit.why or unit.counted:
         return (unit.why or [unit.counted])[0]
+    if any(name in tensors.buffers and name not in tensors.lasting for name, _, _ in unit.reads):
+        return "are read in a buffer that state_dicts are without"
     return "are no whole slices of what holds them" if tensors.sites(unit) is None else None
 
 

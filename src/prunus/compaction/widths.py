@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from prunus.compaction.attention import fewer_heads, narrow
+from prunus.compaction.attention import NarrowAttention, fewer_heads, narrow
 from prunus.weights import conv1d, inputs_first
 
 
@@ -125,3 +125,7 @@ def fit(model: nn.Module, before: Mapping[str, Sequence[int]]) -> None:
             widths[path.rpartition(".")[0]].append((before[weight][axis], module.weight.shape[axis]))
     for path, changed in widths.items():
         fewer_heads(model.get_submodule(path), changed)
+    for encoder in model.modules():
+        narrower = any(isinstance(module, NarrowAttention) for module in encoder.modules())
+        if isinstance(encoder, nn.TransformerEncoder) and narrower:
+            encoder.use_nested_tensor = False  # which only torch's own attention takes

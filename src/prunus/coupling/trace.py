@@ -20,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from prunus.coupling.nodes import OPAQUE, Nodes, Unit, merged, narrowed
 from prunus.coupling.rules import Call, Label, rule_of, unknown
-from prunus.modes import eval_mode
+from prunus.modes import as_written, eval_mode
 
 OUTPUTS = "are outputs of the network"
 
@@ -310,13 +310,10 @@ def arguments(example_inputs: Any, device: torch.device) -> tuple[tuple[Any, ...
 @contextmanager
 def _plainly() -> Iterator[None]:
     """Within the block attention, recurrent and compiled parts run as operations that can be followed."""
-    fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
-        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(as_written())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         set_flags: Any = torch.backends.mkldnn.set_flags
         stack.callback(set_flags, set_flags(False)[0])
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
