@@ -44,7 +44,7 @@ def rows(arch: str, rounds: int) -> Iterator[str]:
             )
 
 
-def main(rounds: int = 15) -> None:
+def main(rounds: int = 50) -> None:
     """Print a table."""
     warnings.simplefilter("ignore")  # of filters that stay whole
     print("| network | runtime | pruned | dense, ms | cut, ms | fewer MACs | faster | of the MACs | apart |")
