@@ -1,6 +1,7 @@
 """What may I call? Every public name, flat: `prunus.NAME` for each of these."""
 
 from prunus.application.pruning import Pruning
+from prunus.compaction.accelerate import Accelerated, accelerate
 from prunus.compaction.checkpoints import load_compact, save_compact
 from prunus.compaction.compact import Compacted, compact
 from prunus.compaction.sparse import load_sparse, save_sparse
@@ -30,6 +31,7 @@ Groups = Pieces  # its former name
 __all__ = [
     "MUP",
     "SET",
+    "Accelerated",
     "Compacted",
     "Criterion",
     "Cubic",
@@ -58,6 +60,7 @@ __all__ = [
     "Setting",
     "Snapshot",
     "Sparsity",
+    "accelerate",
     "apply_masks",
     "compact",
     "digits",

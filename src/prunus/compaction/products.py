@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +13,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils import cpp_extension
 
 # Of the arguments of `csr_conv2d`
 Convolution: TypeAlias = Callable[
@@ -49,8 +50,8 @@ def csr_conv2d(
 
     Args:
         x: (N, in_channels, H, W).
-        rows, columns, values: CSR matrix of (out_channels, in_channels times the size of the kernel), whose indices
-            are int32.
+        rows, columns, values: CSR matrix of (out_channels, in_channels times the size of the kernel), with
+            indices in int32.
         bias: (out_channels,), or None.
         kernel, stride, dilation: down and right.
         padding: by zeros above, below, left and right.
@@ -92,7 +93,9 @@ def _empty(
     dilation: Sequence[int],
 ) -> Tensor:
     high, wide = (
-        (x.shape[2 + i] + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
+        (x.shape[2 + i] + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel[i] - 1) - 1)
+        // stride[i]
+        + 1
         for i in range(2)
     )
     return x.new_empty(x.shape[0], rows.shape[0] - 1, high, wide)
@@ -112,7 +115,13 @@ def compiled_conv2d() -> Convolution:
     name = re.sub(r"\W", "_", f"prunus_products_{torch.__version__}_{processor}")
     source = Path(__file__).with_name("products.cpp")
     flags = ["-O3", "-fopenmp", "-ffp-contract=fast", *FLAGS.get(processor, [])]
-    load: Any = cpp_extension.load
+    log = logging.getLogger("torch.utils.cpp_extension")
+    level = log.level
+    try:
+        log.setLevel(logging.ERROR)  # it warns of a missing GPU
+        load: Any = importlib.import_module("torch.utils.cpp_extension").load
+    finally:
+        log.setLevel(level)
     load(name, [str(source)], extra_cflags=flags, extra_ldflags=["-fopenmp"], is_python_module=False)
     torch.library.register_fake("prunus::sparse_conv2d", _empty)
     convolution: Convolution = torch.ops.prunus.sparse_conv2d.default

@@ -61,7 +61,12 @@ class _SparseLayer(nn.Module):
 
 
 class SparseLinear(_SparseLayer):
-    """A linear layer whose weight, (out_features, in_features), is sparse.
+    """A linear layer whose weight is sparse.
+
+    Args:
+        weight: (out_features, in_features).
+        bias: (out_features,), or None.
+        convolution: of `products`.
 
     Example:
         >>> from prunus.compaction.products import csr_conv2d
@@ -75,9 +80,21 @@ class SparseLinear(_SparseLayer):
         """Of (..., in_features), (..., out_features)."""
         if x.shape[-1] != self.shape[1]:
             raise ValueError(f"expected {self.shape[1]} features, got an input of {tuple(x.shape)}")
-        columns = x.reshape(-1, x.shape[-1]).T  # a pixel for each vector
+        columns = x.reshape(-1, x.shape[-1]).T.contiguous()  # a pixel for each vector
         made = self._convolved(columns[None, :, None])[0, :, 0]
         return made.T.reshape(*x.shape[:-1], self.shape[0])
+
+
+class SparseConv1D(SparseLinear):
+    """The same for transformers' Conv1D, whose weight is (in_features, out_features)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, convolution: Convolution) -> None:
+        super().__init__(weight.T, bias, convolution)
+
+    @property
+    def weight(self) -> Tensor:
+        """Dense, made anew, for a forward that reads it."""
+        return super().weight.T
 
 
 class SparseConv2d(_SparseLayer):
@@ -112,9 +129,8 @@ class SparseConv2d(_SparseLayer):
         top, bottom, left, right = self.padding
         fits = x.shape[2] + top + bottom > self.reach[0] and x.shape[3] + left + right > self.reach[1]
         if x.shape[1] != self.shape[1] or not fits:
-            raise ValueError(
-                f"expected images of {self.shape[1]} channels, no smaller than the kernel, got {tuple(x.shape)}"
-            )
+            wanted = f"{self.shape[1]} channels, no smaller than the kernel"
+            raise ValueError(f"expected images of {wanted}, got {tuple(x.shape)}")
         return self._convolved(x, self.kernel, self.stride, self.padding, self.dilation)
 
 
