@@ -4,6 +4,8 @@ from prunus.application.pruning import Pruning
 from prunus.compaction.accelerate import Accelerated, accelerate
 from prunus.compaction.checkpoints import load_compact, save_compact
 from prunus.compaction.compact import Compacted, compact
+from prunus.compaction.export import Exported, export
+from prunus.compaction.latency import Latency, Timing, latency
 from prunus.compaction.sparse import load_sparse, save_sparse
 from prunus.evaluation.evaluate import Result, evaluate
 from prunus.evaluation.find import Found, find
@@ -40,10 +42,12 @@ __all__ = [
     "Ensemble",
     "Evidence",
     "Exponential",
+    "Exported",
     "Found",
     "Gradual",
     "Groups",
     "Iterative",
+    "Latency",
     "Linear",
     "Masks",
     "OneShot",
@@ -60,16 +64,19 @@ __all__ = [
     "Setting",
     "Snapshot",
     "Sparsity",
+    "Timing",
     "accelerate",
     "apply_masks",
     "compact",
     "digits",
     "evaluate",
     "evidence",
+    "export",
     "fill_gradients",
     "find",
     "global_prune",
     "gradient_prune",
+    "latency",
     "load_compact",
     "load_sparse",
     "make_masks",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.application.bits import keep_only
-from prunus.application.passes import PASSES
+from prunus.application.passes import PASSES, Zeros
 from prunus.application.state import PrunedWeight, pruned_weights, shown
 from prunus.application.together import Together, pruned_elsewhere
 from prunus.weights import WeightTensor, check_dtype, check_one_name, layer_weights
@@ -69,12 +69,13 @@ def take_off(model: nn.Module) -> list[tuple[PrunedWeight, Tensor]]:
     return found
 
 
-def masks_in_force(model: nn.Module) -> dict[str, Tensor]:
-    """By the names that the weights have in this model."""
+def masks_in_force(model: nn.Module, forward: bool = False) -> dict[str, Tensor]:
+    """By the names that the weights have in this model; with `forward` those that a forward sees alone."""
     found = {}
     for name, weight in layer_weights(model).items():
         states = (pruned_weights(owner).get(weight.attribute) for owner in weight.owners)
-        if state := next(filter(None, states), None):
+        state = next(filter(None, states), None)
+        if state and (Zeros in state.kinds or not forward):
             found[name] = state.mask
     return found
 

@@ -165,8 +165,8 @@ def accelerate(
     Args:
         model: a network on the CPU, pruned or with zeros of its own. It is left as it is; masks of it become
             zeros of the copy, which is in eval mode.
-        example_inputs: what it is called with: a tensor, a tuple of arguments or a dict of keywords. Inputs of
-            other shapes run in eager mode, with sparse layers where those were kept.
+        example_inputs: what it is called with: a tensor, a tuple of arguments or a dict of keywords. Inputs
+            of other shapes run in eager mode, with sparse layers where those were kept.
         runtimes: names of those that are tried, of which eager and compile run sparse layers too; by default
             all: eager, compile, onnxruntime, openvino. One that is not installed, or fails, is dropped.
         tolerance: how far outputs on the example may be from those of the network in eager mode, as a part of

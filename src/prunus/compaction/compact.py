@@ -7,16 +7,16 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
-from prunus.application.applying import masks_in_force, take_off
 from prunus.checks import check_number, knows_keywords
+from prunus.compaction.comparing import random_like
+from prunus.compaction.forgood import for_good
 from prunus.compaction.plan import Kept, Tensors, consistent, dead_units, put, units_of
 from prunus.compaction.widths import fit
 from prunus.coupling.nodes import Unit
@@ -153,7 +153,9 @@ def compact(model: nn.Module, example_inputs: Any, *, tolerance: float = 1e-5) -
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not check_number("tolerance", tolerance) >= 0:
         raise ValueError(f"tolerance must be 0 or more, got {tolerance!r}")
-    whole = _for_good(model)
+    if not any(True for _ in model.parameters()):
+        raise ValueError("model has no parameters: there is nothing to cut")
+    whole = for_good(model)
     tensors, spared = Tensors.of(whole), Counter[str]()
     units, unused = units_of(whole, tensors, example_inputs)
     dead = dead_units(tensors, units, spared)
@@ -176,27 +178,6 @@ def _by_every_name(model: nn.Module, kept: Mapping[str, Kept]) -> dict[str, Kept
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     tied = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
     return {name: kept.get(tied.get(name, name), {}) for name in model.state_dict()}
-
-
-def _for_good(model: nn.Module) -> nn.Module:
-    """A copy, whose pruned weights are zero and which has no masks."""
-    if not any(True for _ in model.parameters()):
-        raise ValueError("model has no parameters: there is nothing to cut")
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise ValueError("model is on the meta device, where nothing is zero: load its weights first")
-    try:
-        made = copy.deepcopy(model)
-    except Exception as error:  # whatever a module holds
-        raise ValueError(
-            f"model cannot be copied ({error!s:.200}): where torch.nn.utils.prune has pruned it, call its "
-            "prune.remove first"
-        ) from error
-    masks = masks_in_force(made)
-    take_off(made)
-    with torch.no_grad():
-        for name, mask in masks.items():
-            made.get_parameter(name).masked_fill_(~mask, 0)
-    return made
 
 
 def cut(model: nn.Module, kept: Mapping[str, Kept]) -> nn.Module:
@@ -229,18 +210,9 @@ class Check:
 
     def __init__(self, model: nn.Module, example_inputs: Any, tolerance: float) -> None:
         generator = torch.Generator().manual_seed(0x5EED)
-
-        def random(scale: float, leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor) or not leaf.numel() or leaf.dtype == torch.bool:
-                return leaf
-            if not leaf.is_floating_point():  # such as numbers of words
-                low, high = int(leaf.min()), int(leaf.max())
-                return torch.randint(low, high + 1, leaf.shape, generator=generator).to(leaf)
-            return (scale * torch.randn(leaf.shape, generator=generator)).to(leaf)
-
         self._inputs = [example_inputs]
         for scale in (1.0, 10.0):
-            self._inputs.append(tree_map(partial(random, scale), example_inputs))
+            self._inputs.append(random_like(example_inputs, generator, scale))
         self._tolerance = tolerance
         self._wanted = [self._outputs(model, inputs) for inputs in self._inputs]
         given = tree_leaves(example_inputs)

@@ -1,0 +1,33 @@
+"""A pruned network as whoever runs it needs it: zeros, and nothing that makes them."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from prunus.application.applying import masks_in_force, take_off
+
+
+def for_good(model: nn.Module) -> nn.Module:
+    """A copy without masks and backups, whose forward is that of the model: what it prunes there is zero.
+
+    Raises:
+        ValueError: the model cannot be copied, or has no values.
+    """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError("model is on the meta device, where nothing is zero: load its weights first")
+    try:
+        made = copy.deepcopy(model)
+    except Exception as error:  # whatever a module holds
+        raise ValueError(
+            f"model cannot be copied ({error!s:.200}): where torch.nn.utils.prune has pruned it, call its "
+            "prune.remove first"
+        ) from error
+    masks = masks_in_force(made, forward=True)
+    take_off(made)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            made.get_parameter(name).masked_fill_(~mask, 0)
+    return made
