@@ -6,6 +6,7 @@ from prunus.compaction.checkpoints import load_compact, save_compact
 from prunus.compaction.compact import Compacted, compact
 from prunus.compaction.export import Exported, export
 from prunus.compaction.latency import Latency, Timing, latency
+from prunus.compaction.semi_structured import SemiStructured, semi_structured
 from prunus.compaction.sparse import load_sparse, save_sparse
 from prunus.evaluation.evaluate import Result, evaluate
 from prunus.evaluation.find import Found, find
@@ -60,6 +61,7 @@ __all__ = [
     "Result",
     "RigL",
     "Schedule",
+    "SemiStructured",
     "Sensitivity",
     "Setting",
     "Snapshot",
@@ -86,6 +88,7 @@ __all__ = [
     "restore",
     "save_compact",
     "save_sparse",
+    "semi_structured",
     "sensitivity",
     "sparsegpt",
     "sparsity",
