@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import prunus
 from prunus.compaction.choosing import PRODUCTS, in_turns, with_sparse_layers
 from prunus.compaction.comparing import apart
+from prunus.compaction.forgood import for_good
 from prunus.compaction.runtimes import RUNTIMES
 from prunus.extras import need
 
@@ -46,10 +47,12 @@ def row(name: str, ratio: float, rounds: int) -> list[str]:
     torch.manual_seed(0)
     model, x = NETWORKS[name]()
     runs = {f"{way}, no zeros": RUNTIMES[way](model, (x,), {}) for way in DENSE[:2]}
-    pruned = prunus.global_prune(model, ratio, layers=("Conv2d", "Linear"), scope="layer", exclude=["conv1"])
+    prunus.global_prune(model, ratio, layers=("Conv2d", "Linear"), scope="layer", exclude=["conv1"])
+    pruned = for_good(model)
     runs |= {way: RUNTIMES[way](pruned, (x,), {}) for way in DENSE}
     for product, made in PRODUCTS.items():
-        network, _, _ = with_sparse_layers(pruned, (x,), {}, {product: made})
+        network, choices, _ = with_sparse_layers(pruned, (x,), {}, {product: made})
+        assert any(choice.kept == product for choice in choices.values())
         runs |= {f"{product}, {way}": RUNTIMES[way](network, (x,), {}) for way in ("eager", "compile")}
     wanted = RUNTIMES["eager"](pruned, (x,), {})(x)
     assert all(apart(wanted, run(x)) < 1e-4 for way, run in runs.items() if "no zeros" not in way)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import logging
-import re
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +15,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from prunus.files import whole_file
 
 # Of the arguments of `csr_conv2d`
 Convolution: TypeAlias = Callable[
@@ -61,8 +65,7 @@ def csr_conv2d(
     """
     top, bottom, left, right = padding
     padded = F.pad(x, (left, right, top, bottom)) if any(padding) else x
-    made = _empty(x, rows, columns, values, bias, kernel, stride, padding, dilation)
-    high, wide = made.shape[2:]
+    high, wide = _empty(x, rows, columns, values, bias, kernel, stride, padding, dilation).shape[2:]
     taps = [
         padded[
             :,
@@ -76,9 +79,10 @@ def csr_conv2d(
     slices = torch.stack(taps, 2).flatten(1, 2) if len(taps) > 1 else taps[0]
     shape = (len(rows) - 1, slices.shape[1])
     matrix = torch.sparse_csr_tensor(rows, columns, values, shape, check_invariants=False)
-    for item, out in zip(slices.flatten(2), made.flatten(2), strict=True):
-        out.copy_(matrix @ item)
-    return made if bias is None else made.add_(bias[:, None, None])
+    shift = values.new_zeros(shape[0], 1) if bias is None else bias[:, None]
+    made = [torch.addmm(shift, matrix, item) for item in slices.flatten(2)]
+    made = made[0][None] if len(made) == 1 else torch.stack(made) if made else x.new_empty(0)
+    return made.reshape(len(x), shape[0], high, wide)
 
 
 def _empty(
@@ -106,23 +110,46 @@ csr_conv2d.register_fake(_empty)
 
 @functools.cache
 def compiled_conv2d() -> Convolution:
-    """The same by a kernel in C++, which is compiled when it is first asked for, and kept in torch's cache.
+    """The same by a kernel in C++, which is compiled when it is first asked for, and kept beside torch's hub.
 
     Raises:
-        RuntimeError, OSError, ImportError: there is no C++ compiler or no ninja, or they fail.
+        ImportError: there is no ninja.
+        RuntimeError, OSError: there is no C++ compiler, or it fails.
     """
-    processor = torch.backends.cpu.get_cpu_capability()
-    name = re.sub(r"\W", "_", f"prunus_products_{torch.__version__}_{processor}")
-    source = Path(__file__).with_name("products.cpp")
-    flags = ["-O3", "-fopenmp", "-ffp-contract=fast", *FLAGS.get(processor, [])]
+    source, processor = Path(__file__).with_name("products.cpp"), torch.backends.cpu.get_cpu_capability()
+    about = f"{torch.__version__} {processor}".encode()
+    key = hashlib.sha256(source.read_bytes() + about).hexdigest()[:16]
+    path = Path(torch.hub.get_dir()) / f"prunus_{key}.so"
+    if path.is_file():
+        torch.ops.load_library(path)
+    else:
+        flags = ["-O3", "-fopenmp", "-ffp-contract=fast", *FLAGS.get(processor, [])]
+        _build(f"prunus_{key}", source, flags, path)
+    torch.library.register_fake("prunus::sparse_conv2d", _empty)
+    convolution: Convolution = torch.ops.prunus.sparse_conv2d.default
+    return convolution
+
+
+def _build(name: str, source: Path, flags: list[str], path: Path) -> None:
+    """Compile and load it; in a folder of its own, as torch waits for ever for a build that was killed."""
     log = logging.getLogger("torch.utils.cpp_extension")
     level = log.level
     try:
         log.setLevel(logging.ERROR)  # it warns of a missing GPU
-        load: Any = importlib.import_module("torch.utils.cpp_extension").load
+        extensions: Any = importlib.import_module("torch.utils.cpp_extension")
     finally:
         log.setLevel(level)
-    load(name, [str(source)], extra_cflags=flags, extra_ldflags=["-fopenmp"], is_python_module=False)
-    torch.library.register_fake("prunus::sparse_conv2d", _empty)
-    convolution: Convolution = torch.ops.prunus.sparse_conv2d.default
-    return convolution
+    if not extensions.is_ninja_available():
+        raise ImportError('ninja is not on the PATH: pip install "prunus[sparse]"')
+    with tempfile.TemporaryDirectory() as folder:
+        extensions.load(
+            name,
+            [str(source)],
+            extra_cflags=flags,
+            extra_ldflags=["-fopenmp"],
+            build_directory=folder,
+            is_python_module=False,
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial:
+            shutil.copyfile(next(Path(folder).glob(f"{name}*.*o")), partial)
