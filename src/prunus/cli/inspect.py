@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from prunus.cli.masking import masks_for
 from prunus.cli.options import (
     DIGITS,
     Calibration,
@@ -22,10 +23,7 @@ from prunus.cli.options import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prunus.inputs.images import Source
     from prunus.inputs.networks import Network
-    from prunus.masks import Masks
-    from prunus.weights import Which
 
 
 @click.command("inspect")
@@ -56,7 +54,7 @@ def inspect_command(
     source, told = images.source(calibration.calibration_images), []
     for network in networks.load(images):
         example = example_image(network, source)
-        masks = _masks(network, how, which.which(), source, example)
+        masks = masks_for(network, how, which.which(), source, example)
         rows = layer_rows(network.model, masks, _macs(network, example))
         told.append({"network": network.name, "layers": [asdict(row) for row in rows]})
         if not as_json:
@@ -74,23 +72,3 @@ def _macs(network: Network, example: Tensor) -> dict[str, int]:
     except Exception as error:  # whatever a forward of the user's raises
         click.echo(f"{network.name}: MACs are not counted, as it does not run: {error!s:.200}", err=True)
         return {}
-
-
-def _masks(network: Network, how: HowToPrune, which: Which, source: Source, example: Tensor) -> Masks:
-    import torch
-
-    from prunus.inputs.images import open_images
-    from prunus.scores.collecting import evidence
-    from prunus.scores.criteria import needs_of
-    from prunus.selection.patterns import with_others
-    from prunus.verbs import make_masks
-
-    choice = asdict(how)
-    choice["p_prune"] = with_others(choice["p_prune"], choice.pop("p_prune_of"))
-    generator, known = torch.Generator().manual_seed(choice.pop("seed")), None
-    if needs_of([choice["criterion"]]):
-        calibration = open_images(network, source, train=True)
-        known = evidence(network.model, calibration, criterion=choice["criterion"], **which)
-    return make_masks(
-        network.model, **choice, **which, evidence=known, generator=generator, example_inputs=example
-    )

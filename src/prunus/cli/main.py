@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import click
 
 import prunus
+from prunus.cli.bench import bench_command
 from prunus.cli.compact import compact_command
 from prunus.cli.eval import eval_command
+from prunus.cli.export import export_command
 from prunus.cli.find import find_command
 from prunus.cli.inspect import inspect_command
 from prunus.cli.sensitivity import sensitivity_command
@@ -40,6 +42,8 @@ COMMANDS = (
     find_command,
     train_command,
     compact_command,
+    export_command,
+    bench_command,
     transfer_command,
 )
 for command in COMMANDS:

@@ -23,7 +23,7 @@ from prunus.checks import check_number, choose, knows_keywords
 from prunus.compaction.comparing import apart, random_like
 from prunus.compaction.forgood import for_good
 from prunus.compaction.graphs import graph_of, has_batch, onnx_of, tensor_leaves
-from prunus.compaction.runtimes import LIBRARIES, Run, eager, run_onnx, run_openvino
+from prunus.compaction.runtimes import LIBRARIES, Run, run_onnx, run_openvino, run_torch
 from prunus.coupling.trace import arguments
 from prunus.extras import need
 from prunus.files import whole_file
@@ -48,7 +48,7 @@ def to_openvino(graph: ExportedProgram, path: Path, keywords: list[str]) -> Run:
 def to_program(graph: ExportedProgram, path: Path, keywords: list[str]) -> Run:
     """What torch.export.load reads."""
     torch.export.save(graph, path)
-    return eager(torch.export.load(path).module(), (), {})
+    return run_torch(torch.export.load(path).module())
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _resized(given: Any, tensors: list[Tensor], size: int) -> Any:
 def _difference(model: nn.Module, run: Run, given: Any, tensors: list[Tensor], size: int) -> float:
     """On the example and on random inputs, at this batch size."""
     example = _resized(given, tensors, size)
-    plain = eager(model, (), {})
+    plain = run_torch(model)
     found = []
     for args, kwargs in (example, random_like(example, torch.Generator().manual_seed(0x5EED))):
         wanted = plain(*args, **kwargs)

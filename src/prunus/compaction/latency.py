@@ -18,7 +18,7 @@ from prunus.compaction.comparing import apart
 from prunus.compaction.forgood import for_good
 from prunus.compaction.graphs import tensor_leaves
 from prunus.compaction.memory import extra_memory
-from prunus.compaction.runtimes import LIBRARIES, RUNTIMES, eager, installed
+from prunus.compaction.runtimes import LIBRARIES, RUNTIMES, installed, run_torch
 from prunus.coupling.trace import arguments
 from prunus.macs import macs
 
@@ -34,8 +34,8 @@ class Timing:
         runtime: the name of that.
         ms: milliseconds of a call, the median over rounds; None where it does not run.
         low, high: quartiles.
-        memory: bytes by which memory grew at most during a call, after others; None where that is not told.
-            What a runtime keeps between calls is not in it.
+        memory: bytes by which memory grew at most during the first call of what was built; None where the
+            system does not tell.
         apart: the largest difference of outputs from those in eager mode, as a part of the largest output.
         macs: multiply-accumulates, as torch counts them: those by zeros too.
         weights, nonzero: entries of its parameters, and those that are not zero.
@@ -140,9 +140,9 @@ class Contender:
         self._call = partial(run, *args, **kwargs)
         tensors = [*model.parameters(), *tensor_leaves(args, kwargs)]
         self._device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-        self.apart = apart(eager(model, args, kwargs)(*args, **kwargs), self._call())
+        self.memory, found = extra_memory(self._call, self._device)
+        self.apart = apart(run_torch(model)(*args, **kwargs), found)
         self._seconds(1)  # of which the first are slower
-        self.memory, _ = extra_memory(self._call, self._device)
         self._repeats = max(1, round(SHORTEST / max(self._seconds(2), 1e-6)))
 
     def _seconds(self, repeats: int) -> float:
@@ -205,6 +205,8 @@ def latency(
     if isinstance(runtimes, str):
         raise TypeError(f"runtimes must be a list of names, got {runtimes!r}")
     wanted = _default(named.values()) if runtimes is None else list(runtimes)
+    if not wanted:
+        raise ValueError(f"runtimes is empty: expected some of {', '.join(RUNTIMES)}")
     for name in wanted:
         choose("runtimes", name, RUNTIMES)
     with _threads(threads), torch.random.fork_rng([]):
@@ -256,7 +258,7 @@ def _arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str
     return arguments(inputs, next((p.device for p in model.parameters()), torch.device("cpu")))
 
 
-def _facts(name: str, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
+def _facts(name: str, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What does not depend on the runtime."""
     try:
         count = macs(model, *args, **kwargs).get("", 0)

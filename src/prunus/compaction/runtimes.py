@@ -51,10 +51,15 @@ def installed() -> list[str]:
 @runtime("eager")
 def eager(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Run:
     """As it is."""
+    return run_torch(model)
+
+
+def run_torch(call: Callable[..., Any]) -> Run:
+    """What runs a network of torch."""
 
     def run(*args: Any, **kwargs: Any) -> list[Tensor]:
         with torch.no_grad():
-            return tensors_in(model(*args, **kwargs))
+            return tensors_in(call(*args, **kwargs))
 
     return run
 
@@ -73,13 +78,9 @@ def compiled(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     # Of one piece of code torch compiles eight networks, and runs the ninth in eager: each has a piece of its
     # own, and where that does not help, as in forwards that compile in parts, it is an error
     call.__code__ = call.__code__.replace(co_name=f"call_{id(model)}")
-    fast = torch.compile(call, dynamic=False)
-
-    def run(*args: Any, **kwargs: Any) -> list[Tensor]:
-        with torch.no_grad(), torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-            return tensors_in(fast(*args, **kwargs))
-
-    run(*args, **kwargs)
+    run = run_torch(torch.compile(call, dynamic=False))
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        run(*args, **kwargs)
     return run
 
 
@@ -140,6 +141,7 @@ def run_openvino(model: Any, keywords: list[str]) -> Run:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",  # or it takes bfloat16 where the processor has that
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,  # to one core, whatever else runs there
     }
     made = need("openvino", "export").Core().compile_model(model, "CPU", properties)
 

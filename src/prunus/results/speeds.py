@@ -1,0 +1,65 @@
+"""What networks take in runtimes: bars, and files of the rows."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from prunus.files import whole_file
+
+
+def write_speeds(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """As bench.csv, bench.json, bench.png and bench.svg."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / "bench.json") as partial:
+        partial.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    with (
+        whole_file(folder / "bench.csv") as partial,
+        partial.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    figure = speeds(rows)
+    for suffix in ("png", "svg"):
+        with whole_file(folder / f"bench.{suffix}") as partial:
+            figure.savefig(partial, dpi=150)
+
+
+def speeds(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Milliseconds, as bars with their quartiles: a panel a network and batch size, a colour a variant."""
+    panels: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        panels.setdefault((row["network"], row["batch_size"]), []).append(row)
+    figure = Figure(figsize=(1 + 4.4 * len(panels), 3.8), layout="constrained")
+    for axes, ((network, size), found) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        runtimes = list(dict.fromkeys(row["runtime"] for row in found))
+        models = list(dict.fromkeys(row["model"] for row in found))
+        width = 0.8 / len(models)
+        for number, model in enumerate(models):
+            ran = [row for row in found if row["model"] == model and row["ms"] is not None]
+            axes.bar(
+                [runtimes.index(row["runtime"]) + (number + 0.5) * width - 0.4 for row in ran],
+                [row["ms"] for row in ran],
+                width,
+                yerr=[
+                    [row["ms"] - row["low"] for row in ran],
+                    [row["high"] - row["ms"] for row in ran],
+                ],
+                capsize=2,
+                color=f"C{number % 10}",
+                label=model,
+            )
+        axes.set_xticks(range(len(runtimes)), runtimes)
+        axes.set_title(f"{network}, {size} at a time", fontsize=10)
+        axes.set_ylabel("milliseconds, median and quartiles")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    return figure
