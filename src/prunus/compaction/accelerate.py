@@ -171,7 +171,7 @@ def accelerate(
             all: eager, compile, onnxruntime, openvino. One that is not installed, or fails, is dropped.
         tolerance: how far outputs on the example may be from those of the network in eager mode, as a part of
             the largest. What is farther is dropped.
-        rounds: of timing, of which the median counts; each begins with one call that is not timed.
+        rounds: of timing, of which the median counts; each call that is timed follows one that is not.
 
     Returns:
         What is called like the network; `print` shows what was tried.

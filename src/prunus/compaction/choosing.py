@@ -41,14 +41,18 @@ class Choice:
 
 
 def in_turns(tasks: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, in turns, so that what else the machine does meets all alike."""
+    """Median seconds of each, in turns, so that what else the machine does meets all alike.
+
+    Every time a call comes first that is not timed: until then threads of the task before may wait for work in
+    a loop, as those of ONNX Runtime do, and take the processor.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for turn in range(rounds + 1):
+    for _ in range(rounds):
         for name, task in tasks.items():
+            task()
             begun = time.perf_counter()
             task()
-            if turn:  # the first is for warming up
-                seconds[name].append(time.perf_counter() - begun)
+            seconds[name].append(time.perf_counter() - begun)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 

@@ -87,6 +87,7 @@ def is_2_4(weight: Tensor) -> bool:
     """Whether of four beside each other in a row at most two are not zero.
 
     Example:
+        >>> import torch
         >>> is_2_4(torch.tensor([[1.0, 0, 2, 0, 0, 0, 0, 3]])), is_2_4(torch.ones(1, 4))
         (True, False)
     """
