@@ -43,8 +43,8 @@ class Choice:
 def in_turns(tasks: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each, in turns, so that what else the machine does meets all alike.
 
-    Every time a call comes first that is not timed: until then threads of the task before may wait for work in
-    a loop, as those of ONNX Runtime do, and take the processor.
+    Every time a call comes first that is not timed: threads of the task before may still wait for work in a
+    loop, as those of ONNX Runtime do, and take the processor.
     """
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(rounds):

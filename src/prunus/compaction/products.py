@@ -80,8 +80,8 @@ def csr_conv2d(
     shape = (len(rows) - 1, slices.shape[1])
     matrix = torch.sparse_csr_tensor(rows, columns, values, shape, check_invariants=False)
     shift = values.new_zeros(shape[0], 1) if bias is None else bias[:, None]
-    made = [torch.addmm(shift, matrix, item) for item in slices.flatten(2)]
-    made = made[0][None] if len(made) == 1 else torch.stack(made) if made else x.new_empty(0)
+    items = [torch.addmm(shift, matrix, item) for item in slices.flatten(2)]
+    made = items[0] if len(items) == 1 else torch.stack(items) if items else x.new_empty(0)
     return made.reshape(len(x), shape[0], high, wide)
 
 
@@ -121,7 +121,8 @@ def compiled_conv2d() -> Convolution:
     key = hashlib.sha256(source.read_bytes() + about).hexdigest()[:16]
     path = Path(torch.hub.get_dir()) / f"prunus_{key}.so"
     if path.is_file():
-        torch.ops.load_library(path)
+        load: Any = torch.ops.load_library
+        load(path)
     else:
         flags = ["-O3", "-fopenmp", "-ffp-contract=fast", *FLAGS.get(processor, [])]
         _build(f"prunus_{key}", source, flags, path)
