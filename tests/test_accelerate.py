@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import Any
 
@@ -51,7 +52,7 @@ pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
     stride=pair,
@@ -94,6 +95,14 @@ def test_convolutions(
             made(x)
         return
     check(layer, name, x)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_strides_beside_dilations(name: str) -> None:
+    x = torch.randn(1, 3, 17, 19)
+    for kernel, stride, dilation in itertools.product(range(1, 5), range(1, 5), range(1, 5)):
+        layer = nn.Conv2d(3, 5, (kernel, 3), (stride, 2), (2, 1), (dilation, 1))
+        check(empty_some(layer, 0.5), name, x)
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
