@@ -1,11 +1,13 @@
 """What may I call? Every public name, flat: `prunus.NAME` for each of these."""
 
 from prunus.application.pruning import Pruning
+from prunus.compaction.accelerate import Accelerated, accelerate
 from prunus.compaction.checkpoints import load_compact, save_compact
 from prunus.compaction.compact import compact
 from prunus.compaction.compacted import Compacted
 from prunus.compaction.export import Exported, export
 from prunus.compaction.latency import Latency, Timing, latency
+from prunus.compaction.semi_structured import SemiStructured, semi_structured
 from prunus.compaction.sparse import load_sparse, save_sparse
 from prunus.evaluation.evaluate import Result, evaluate
 from prunus.evaluation.find import Found, find
@@ -33,6 +35,7 @@ Groups = Pieces  # its former name
 __all__ = [
     "MUP",
     "SET",
+    "Accelerated",
     "Compacted",
     "Criterion",
     "Cubic",
@@ -59,11 +62,13 @@ __all__ = [
     "Result",
     "RigL",
     "Schedule",
+    "SemiStructured",
     "Sensitivity",
     "Setting",
     "Snapshot",
     "Sparsity",
     "Timing",
+    "accelerate",
     "apply_masks",
     "compact",
     "digits",
@@ -84,6 +89,7 @@ __all__ = [
     "restore",
     "save_compact",
     "save_sparse",
+    "semi_structured",
     "sensitivity",
     "sparsegpt",
     "sparsity",
