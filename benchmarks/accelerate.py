@@ -17,11 +17,11 @@ import torchvision
 from torch import Tensor, nn
 
 import prunus
-from prunus.compaction.choosing import PRODUCTS, in_turns, with_sparse_layers
 from prunus.compaction.comparing import apart
 from prunus.compaction.forgood import for_good
-from prunus.compaction.runtimes import RUNTIMES
 from prunus.extras import need
+from prunus.speed.choosing import PRODUCTS, in_turns, with_sparse_layers
+from prunus.speed.runtimes import RUNTIMES
 
 DENSE = ("openvino", "onnxruntime", "compile")
 RATIOS = (0.9, 0.95, 0.98)

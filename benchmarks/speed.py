@@ -13,7 +13,7 @@ import torch
 
 import prunus
 from benchmarks.compact import load
-from prunus.compaction.runtimes import RUNTIMES
+from prunus.speed.runtimes import RUNTIMES
 
 FRACTIONS = (0.25, 0.3, 0.5, 0.53)  # of the filters; those of quarters leave widths of whole registers
 NETWORKS = ("resnet18", "resnet50")

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import prunus
-from prunus.compaction import products
-from prunus.compaction.choosing import PRODUCTS, sparse_layer, with_sparse_layers
 from prunus.compaction.forgood import for_good
+from prunus.speed import products
+from prunus.speed.choosing import PRODUCTS, sparse_layer, with_sparse_layers
 from tests.conftest import everything, same
 
 

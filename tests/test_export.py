@@ -15,10 +15,10 @@ from torch import Tensor, nn
 import prunus
 from prunus.cli.main import main
 from prunus.compaction.comparing import apart
-from prunus.compaction.export import FORMATS
-from prunus.compaction.graphs import tensor_leaves
-from prunus.compaction.runtimes import RUNTIMES, installed
 from prunus.inputs import digits
+from prunus.speed.export import FORMATS
+from prunus.speed.graphs import tensor_leaves
+from prunus.speed.runtimes import RUNTIMES, installed
 from tests.conftest import everything, same, small_net
 
 pytest.importorskip("onnxscript")

@@ -1,13 +1,9 @@
 """What may I call? Every public name, flat: `prunus.NAME` for each of these."""
 
 from prunus.application.pruning import Pruning
-from prunus.compaction.accelerate import Accelerated, accelerate
 from prunus.compaction.checkpoints import load_compact, save_compact
 from prunus.compaction.compact import compact
 from prunus.compaction.compacted import Compacted
-from prunus.compaction.export import Exported, export
-from prunus.compaction.latency import Latency, Timing, latency
-from prunus.compaction.semi_structured import SemiStructured, semi_structured
 from prunus.compaction.sparse import load_sparse, save_sparse
 from prunus.evaluation.evaluate import Result, evaluate
 from prunus.evaluation.find import Found, find
@@ -20,6 +16,10 @@ from prunus.scores.collecting import evidence, fill_gradients
 from prunus.scores.criteria import Criterion, Pieces
 from prunus.scores.evidence import Evidence
 from prunus.selection.ranking import Ranking, rank
+from prunus.speed.accelerate import Accelerated, accelerate
+from prunus.speed.export import Exported, export
+from prunus.speed.latency import Latency, Timing, latency
+from prunus.speed.semi_structured import SemiStructured, semi_structured
 from prunus.surrogates.diversified import Diversified
 from prunus.surrogates.ensemble import Ensemble
 from prunus.surrogates.mup import MUP

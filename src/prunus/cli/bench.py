@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @click.option("--batch-sizes", type=Numbers(int), default="1", help="Images at a time, each timed apart.")
 @click.option(
     "--runtimes",
-    type=Names(known("compaction.runtimes", "RUNTIMES")),
+    type=Names(known("speed.runtimes", "RUNTIMES")),
     help="What runs the networks.  [default: all that are installed, and run on the device]",
 )
 @click.option("--threads", type=click.IntRange(1), help="Of the processor.  [default: as torch has it]")
@@ -76,8 +76,8 @@ def bench_command(
     prunus bench --p-prune 0.5 --coupled
     prunus bench -a resnet18 --weights none --p-prune 0.5 --coupled --batch-sizes 1,8 --threads 1 -o speed
     """
-    from prunus.compaction.latency import latency
     from prunus.inputs.images import example_image
+    from prunus.speed.latency import latency
 
     if min(batch_sizes) < 1:
         raise click.UsageError(f"--batch-sizes must be 1 or more, got {min(batch_sizes)}")

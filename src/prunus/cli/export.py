@@ -39,8 +39,8 @@ def export_command(
     prunus compact -a digits:residual --weights pruned.pth -o small.safetensors
     prunus export -a digits:residual --weights small.safetensors -o small.onnx
     """
-    from prunus.compaction.export import export
     from prunus.inputs.images import example_image
+    from prunus.speed.export import export
 
     if len(networks.arch) > 1:
         raise click.UsageError("--output takes one network: give one --arch")

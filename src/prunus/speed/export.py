@@ -22,11 +22,11 @@ from torch.utils._pytree import tree_map
 from prunus.checks import check_number, choose, knows_keywords
 from prunus.compaction.comparing import apart, random_like
 from prunus.compaction.forgood import for_good
-from prunus.compaction.graphs import graph_of, has_batch, onnx_of, tensor_leaves
-from prunus.compaction.runtimes import LIBRARIES, Run, run_onnx, run_openvino, run_torch
 from prunus.coupling.trace import arguments
 from prunus.extras import need
 from prunus.files import whole_file
+from prunus.speed.graphs import graph_of, has_batch, onnx_of, tensor_leaves
+from prunus.speed.runtimes import LIBRARIES, Run, run_onnx, run_openvino, run_torch
 
 Write: TypeAlias = Callable[[ExportedProgram, Path, list[str]], Run]
 

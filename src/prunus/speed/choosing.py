@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.compaction.products import Convolution, compiled_conv2d, csr_conv2d
-from prunus.compaction.sparse_layers import SparseConv1D, SparseConv2d, SparseLinear
+from prunus.speed.products import Convolution, compiled_conv2d, csr_conv2d
+from prunus.speed.sparse_layers import SparseConv1D, SparseConv2d, SparseLinear
 from prunus.weights import conv1d
 
 FEWEST = 0.5  # zeros of a layer that is timed: with fewer, no product here was ever faster

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunus.compaction.products import Convolution
+from prunus.speed.products import Convolution
 
 
 class _SparseLayer(nn.Module):
@@ -69,7 +69,7 @@ class SparseLinear(_SparseLayer):
         convolution: of `products`.
 
     Example:
-        >>> from prunus.compaction.products import csr_conv2d
+        >>> from prunus.speed.products import csr_conv2d
         >>> dense = nn.Linear(3, 2)
         >>> x = torch.randn(4, 5, 3)
         >>> torch.allclose(SparseLinear(dense.weight, dense.bias, csr_conv2d)(x), dense(x), atol=1e-6)
@@ -105,7 +105,7 @@ class SparseConv2d(_SparseLayer):
         convolution: of `products`.
 
     Example:
-        >>> from prunus.compaction.products import csr_conv2d
+        >>> from prunus.speed.products import csr_conv2d
         >>> dense = nn.Conv2d(3, 8, 3, stride=2, padding=1)
         >>> x = torch.randn(2, 3, 9, 9)
         >>> torch.allclose(SparseConv2d(dense, csr_conv2d)(x), dense(x), atol=1e-6)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from prunus.checks import check_whole, choose, knows_keywords
 from prunus.compaction.comparing import apart
 from prunus.compaction.forgood import for_good
-from prunus.compaction.graphs import tensor_leaves
-from prunus.compaction.memory import extra_memory
-from prunus.compaction.runtimes import LIBRARIES, RUNTIMES, installed, run_torch
 from prunus.coupling.trace import arguments
 from prunus.macs import macs
+from prunus.speed.graphs import tensor_leaves
+from prunus.speed.memory import extra_memory
+from prunus.speed.runtimes import LIBRARIES, RUNTIMES, installed, run_torch
 
 SHORTEST = 1e-3  # seconds: what takes less is called several times in a round
 

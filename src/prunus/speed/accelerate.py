@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from prunus.checks import check_number, check_whole, choose, knows_keywords
-from prunus.compaction.choosing import Choice, in_turns, with_sparse_layers
 from prunus.compaction.comparing import apart
 from prunus.compaction.forgood import for_good
-from prunus.compaction.runtimes import RUNTIMES, Run
 from prunus.coupling.trace import arguments, tensors_in
+from prunus.speed.choosing import Choice, in_turns, with_sparse_layers
+from prunus.speed.runtimes import RUNTIMES, Run
 
 SPARSE = ("eager", "compile")  # runtimes that know layers of sparse weights
 

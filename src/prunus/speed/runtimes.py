@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from prunus.compaction.graphs import graph_of, onnx_of, tensor_leaves
 from prunus.coupling.trace import tensors_in
 from prunus.extras import need
+from prunus.speed.graphs import graph_of, onnx_of, tensor_leaves
 
 Run: TypeAlias = Callable[..., list[Tensor]]
 Runtime: TypeAlias = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], Run]
