@@ -563,6 +563,7 @@ def test_files_of_cut_networks(tmp_path: Path) -> None:
     assert torch.equal(again.eval()(x), small(x))
     assert str(again) == str(small)
     assert torch.equal(load_network("mobilenet_v2", str(path)).model(x), small(x))
+    assert torch.equal(prunus.load_compact("mobilenet_v2", path).eval()(x), small(x))
     assert path.stat().st_size < 1.05 * 4 * sum(p.numel() for p in small.parameters()) + 100_000
     for other, message in (
         ("resnet18", "is of another network"),

@@ -1,7 +1,7 @@
 """What may I call? Every public name, flat: `prunus.NAME` for each of these."""
 
 from prunus.application.pruning import Pruning
-from prunus.compaction.checkpoints import load_compact, save_compact
+from prunus.compaction.checkpoints import save_compact
 from prunus.compaction.compact import compact
 from prunus.compaction.compacted import Compacted
 from prunus.compaction.sparse import load_sparse, save_sparse
@@ -10,6 +10,7 @@ from prunus.evaluation.find import Found, find
 from prunus.evaluation.sensitivity import Probe, Sensitivity, sensitivity
 from prunus.evaluation.sweep import Point, Setting, sweep
 from prunus.inputs import digits
+from prunus.inputs.compact import load_compact
 from prunus.masks import Masks
 from prunus.reconstruction import Reconstruction, sparsegpt
 from prunus.scores.collecting import evidence, fill_gradients

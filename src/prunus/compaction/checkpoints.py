@@ -47,33 +47,8 @@ def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
         partial.write_bytes(data)
 
 
-@knows_keywords()
-def load_compact(build: Callable[[], ModelT], path: str | os.PathLike[str]) -> ModelT:
-    """A network as it was cut, with nothing unpickled.
-
-    Args:
-        build: gives the whole network, as `lambda: torchvision.models.resnet18()` does.
-        path: of a file that `save_compact` wrote.
-
-    Returns:
-        What `build` gave, cut to the shapes of the file, with its weights in their dtypes.
-
-    Raises:
-        ValueError: another file, or one of another network.
-
-    Example:
-        >>> import prunus, tempfile
-        >>> build = lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
-        >>> net, x = build(), torch.randn(1, 3, 8, 8)
-        >>> pruning = prunus.prune(net, 0.5, granularity="filter", coupled=True, example_inputs=x)
-        >>> small = prunus.compact(net, x).model
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     prunus.save_compact(small, f"{folder}/small.safetensors")
-        ...     again = prunus.load_compact(build, f"{folder}/small.safetensors")
-        >>> torch.equal(again(x), small(x)), again[0]
-        (True, Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1)))
-    """
-    path = Path(path)
+def load_cut(build: Callable[[], ModelT], path: Path) -> ModelT:
+    """See `prunus.load_compact`."""
     state = _read(path)
     model = build()
     if not isinstance(model, nn.Module):
