@@ -53,15 +53,21 @@ def prunus(arch: str) -> dict[str, Any]:
 
 
 def torch_pruning(arch: str) -> dict[str, Any]:
-    """Its pruner, which takes a quarter of each layer by magnitude; all but the classifier."""
+    """Its pruner, which takes a quarter of each layer by magnitude, of those that were pruned."""
     import torch_pruning
     from torch import nn
 
+    from benchmarks.compact import FAMILIES as LAYERS
+
     def cut(model: Any, image: Any) -> Any:
-        last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
-        importance = torch_pruning.importance.MagnitudeImportance(p=1)
+        layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+        rest = [one for one in layers if LAYERS[arch] == "Conv2d" and isinstance(one, nn.Linear)]
         torch_pruning.pruner.BasePruner(
-            model, image, importance=importance, pruning_ratio=0.25, ignored_layers=last
+            model,
+            image,
+            importance=torch_pruning.importance.MagnitudeImportance(p=1),
+            pruning_ratio=0.25,
+            ignored_layers=[*rest, layers[-1]],
         ).step()
         return model
 

@@ -111,8 +111,9 @@ def _compacted(
     plan = Plan(blocks, kept(_what_holds(tensors, dead, spared, wrong), spared), left)
     if plan.kept and (others := {name.rpartition(".")[0] for name in unused}):
         warnings.warn(
-            f"the forward in eval mode does not use {len(others):,} modules, such as {min(others)!r}: they "
-            "stay as wide as they were, and may not fit what is cut",
+            f"the forward in eval mode does not use {len(others):,} modules, such as "
+            f"{min(others) or 'the network itself'!r}: they stay as wide as they were, and may not fit what "
+            "is cut",
             stacklevel=depth_outside(),
         )
     small, folded = plan.applied(whole)
@@ -196,7 +197,8 @@ def _by_halves(
             attempt(some[: len(some) // 2])
             attempt(some[len(some) // 2 :])
 
-    attempt(groups)
+    if groups:
+        attempt(groups)
     return going, staying
 
 
