@@ -80,35 +80,44 @@ struct Matrix {
 
 // Along one axis of an image
 struct Axis {
-  int64_t size, kernel, stride, before, after, dilation;
-  int64_t out() const { return (size + before + after - dilation * (kernel - 1) - 1) / stride + 1; }
-  int64_t plane() const { return out() + dilation * (kernel - 1) / stride; }  // long enough for the last tap
-  // The pixels, modulo the stride, that a kernel meets
-  std::vector<int64_t> phases() const {
-    std::vector<int64_t> found;
-    for (int64_t k = 0; k < std::min(kernel, stride); ++k) found.push_back(k * dilation % stride);
-    std::sort(found.begin(), found.end());
-    found.erase(std::unique(found.begin(), found.end()), found.end());
-    return found;
+  int64_t size, stride, before, out, plane;
+  bool plain;
+  std::vector<int64_t> phases;  // the pixels, modulo the stride, that a kernel meets
+
+  Axis(int64_t size, int64_t kernel, int64_t stride, int64_t before, int64_t after, int64_t dilation)
+      : size(size), stride(stride), before(before), plain(stride == 1 && before == 0 && after == 0) {
+    const int64_t reach = dilation * (kernel - 1);
+    out = (size + before + after - reach - 1) / stride + 1;
+    plane = out + reach / stride;  // long enough for the last tap
+    for (int64_t k = 0; k < std::min(kernel, stride); ++k) phases.push_back(k * dilation % stride);
+    std::sort(phases.begin(), phases.end());
+    phases.erase(std::unique(phases.begin(), phases.end()), phases.end());
   }
-  bool plain() const { return stride == 1 && before == 0 && after == 0; }
 };
 
 template <typename T>
 void lay_out(const T* x, const Axis& down, const Axis& right, T* out) {
-  for (const auto row : down.phases()) {
-    for (const auto column : right.phases()) {
-      for (int64_t i = 0; i < down.plane(); ++i, out += right.plane()) {
+  const int64_t step = right.stride, length = right.plane;
+  for (const auto row : down.phases) {
+    for (const auto column : right.phases) {
+      const int64_t first = column - right.before;
+      const int64_t begin = std::min(length, first < 0 ? (-first + step - 1) / step : 0);
+      const int64_t end = std::max(begin, std::min(length, (right.size - first + step - 1) / step));
+      for (int64_t i = 0; i < down.plane; ++i, out += length) {
         const int64_t y = i * down.stride + row - down.before;
-        const int64_t first = column - right.before, step = right.stride;
-        const int64_t begin = y < 0 || y >= down.size ? right.plane() : first < 0 ? (-first + step - 1) / step : 0;
-        const int64_t end = std::min(right.plane(), (right.size - first + step - 1) / step);
+        if (y < 0 || y >= down.size) {
+          std::fill(out, out + length, T(0));
+          continue;
+        }
         const T* from = x + y * right.size + first;
-        int64_t j = 0;
-        for (; j < std::min(begin, right.plane()); ++j) out[j] = 0;
-        if (step == 1) for (; j < end; ++j) out[j] = from[j];
-        else for (; j < end; ++j) out[j] = from[j * step];
-        for (; j < right.plane(); ++j) out[j] = 0;
+        std::fill(out, out + begin, T(0));
+        if (step == 1)
+          for (int64_t j = begin; j < end; ++j) out[j] = from[j];
+        else if (step == 2)  // which a compiler knows how to do by vectors
+          for (int64_t j = begin; j < end; ++j) out[j] = from[2 * j];
+        else
+          for (int64_t j = begin; j < end; ++j) out[j] = from[j * step];
+        std::fill(out + end, out + length, T(0));
       }
     }
   }
@@ -161,10 +170,10 @@ at::Tensor convolution(const at::Tensor& x, const at::Tensor& rows, const at::Te
   const Axis down{x.size(2), kernel[0], stride[0], padding[0], padding[1], dilation[0]};
   const Axis right{x.size(3), kernel[1], stride[1], padding[2], padding[3], dilation[1]};
   const int64_t items = x.size(0), channels = x.size(1), outs = rows.numel() - 1;
-  const int64_t high = down.out(), wide = right.out(), line = right.plane(), plane = down.plane() * line;
+  const int64_t high = down.out, wide = right.out, line = right.plane, plane = down.plane * line;
   auto out = at::empty({items, outs, high, wide}, x.options().memory_format(at::MemoryFormat::Contiguous));
   if (out.numel() == 0) return out;
-  const auto on_y = down.phases(), on_x = right.phases();
+  const auto &on_y = down.phases, &on_x = right.phases;
   const auto index = [](const std::vector<int64_t>& of, int64_t phase) {
     return std::find(of.begin(), of.end(), phase) - of.begin();
   };
@@ -180,7 +189,7 @@ at::Tensor convolution(const at::Tensor& x, const at::Tensor& rows, const at::Te
   const auto given = x.contiguous();
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "prunus::sparse_conv2d", [&] {
     auto held = given;
-    if (!down.plain() || !right.plain()) {
+    if (!down.plain || !right.plain) {
       held = at::empty({items * channels, planes * plane}, given.options());
       const auto* from = given.const_data_ptr<scalar_t>();
       auto* to = held.mutable_data_ptr<scalar_t>();
