@@ -37,14 +37,14 @@ def rows(arch: str, rounds: int) -> Iterator[str]:
                 yield f"| {arch} | {runtime} | {fraction} | {dense.reason or cut.reason} |"
                 continue
             fewer, faster = dense.macs / cut.macs, dense.ms / cut.ms
-            times = f"{dense.ms:.1f} | {cut.ms:.1f} ({cut.low:.1f}-{cut.high:.1f})"
+            times = " | ".join(f"{one.ms:.1f} ({one.low:.1f}-{one.high:.1f})" for one in (dense, cut))
             yield (
                 f"| {arch} | {runtime} | {fraction:g} | {times} | {fewer:.2f} | {faster:.2f} "
                 f"| {faster / fewer:.0%} | {cut.apart:.0e} |"
             )
 
 
-def main(rounds: int = 15) -> None:
+def main(rounds: int = 100) -> None:
     """Print a table."""
     warnings.simplefilter("ignore")  # of filters that stay whole
     print("| network | runtime | pruned | dense, ms | cut, ms | fewer MACs | faster | of the MACs | apart |")
