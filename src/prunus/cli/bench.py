@@ -81,6 +81,8 @@ def bench_command(
 
     if min(batch_sizes) < 1:
         raise click.UsageError(f"--batch-sizes must be 1 or more, got {min(batch_sizes)}")
+    if output:
+        output.mkdir(parents=True, exist_ok=True)  # or it would fail when all is timed
     source, place = images.source(calibration.calibration_images), Machine(device, None, False).find()
     rows: list[dict[str, Any]] = []
     for network in networks.load(images):

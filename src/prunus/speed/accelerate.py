@@ -17,6 +17,7 @@ from prunus.compaction.comparing import apart
 from prunus.compaction.forgood import for_good
 from prunus.coupling.trace import arguments, tensors_in
 from prunus.speed.choosing import Choice, in_turns, with_sparse_layers
+from prunus.speed.graphs import cloned
 from prunus.speed.runtimes import RUNTIMES, Run
 
 SPARSE = ("eager", "compile")  # runtimes that know layers of sparse weights
@@ -79,10 +80,13 @@ class Accelerated:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the network gives; inputs of other shapes than the example's run in eager mode."""
-        if self._example.alike(args, kwargs):
+        if not self.kept.endswith("eager") and self._example.alike(args, kwargs):
             return self._example.output(self._run(*args, **kwargs))
         with torch.no_grad():
             return self.model(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("what accelerate gives cannot be copied or pickled: call accelerate there")
 
     def __repr__(self) -> str:
         return f"Accelerated({self.why})"
@@ -111,13 +115,15 @@ class Example:
     """
 
     def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self.args, self.kwargs = args, kwargs
+        self._given = args, kwargs
         self._kind = _kind(args, kwargs)
+        args, kwargs = self.given()
         with torch.no_grad():
             output = model(*args, **kwargs)
         self.wanted = [tensor.clone() for tensor in tensors_in(output)]
         leaves, self._spec = tree_flatten(output)
         self._leaves = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        self.others = {type(leaf).__name__ for leaf in self._leaves if leaf is not None}
         self._places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         if not self.wanted:
             raise ValueError(f"model gives no tensors, but {type(output).__name__}")
@@ -127,9 +133,15 @@ class Example:
                 "tensors in tuples, lists, dicts or what torch.utils._pytree knows"
             )
 
+    def given(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Copies of the arguments and keywords, as a network may write to them."""
+        args, kwargs = cloned(self._given)
+        return args, dict(kwargs)
+
     def alike(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether inputs have the shapes and types of the example's, and what is no tensor is the same."""
-        return _kind(args, kwargs) == self._kind
+        (spec, leaves), (spec_held, held) = _kind(args, kwargs), self._kind
+        return spec == spec_held and all(map(_same, leaves, held))
 
     def output(self, tensors: list[Tensor]) -> Any:
         """With these in their places."""
@@ -142,6 +154,11 @@ class Example:
 def _kind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[TreeSpec, list[Any]]:
     leaves, spec = tree_flatten((args, dict(kwargs)))
     return spec, [(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether these are equal, and neither 2 and 2.0 nor what does not say so at once, as arrays."""
+    return one is other or (type(one) is type(other) and (one == other) is True)
 
 
 @knows_keywords()
@@ -207,7 +224,7 @@ def accelerate(
     with torch.random.fork_rng([]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what exports and compilers make of a network
         example = Example(whole, args, kwargs)
-        sparse, layers, missing = with_sparse_layers(whole, args, kwargs)
+        sparse, layers, missing = with_sparse_layers(whole, *example.given())
         networks = dict.fromkeys(names, whole)
         if any(choice.kept != "dense" for choice in layers.values()):
             networks |= {f"sparse {name}": sparse for name in names if name in SPARSE}
@@ -215,7 +232,8 @@ def accelerate(
         dropped += [Candidate(f"sparse by {product}", None, why) for product, why in missing.items()]
         if not runs:
             raise RuntimeError("; ".join(f"{one.name} was dropped: {one.why}" for one in dropped))
-        times = in_turns({name: partial(run, *args, **kwargs) for name, run in runs.items()}, rounds)
+        given, named = example.given()
+        times = in_turns({name: partial(run, *given, **named) for name, run in runs.items()}, rounds)
     timed = [Candidate(name, 1000 * seconds) for name, seconds in times.items()]
     fastest = min(times, key=times.__getitem__)
     return Accelerated(runs[fastest], networks[fastest], example, [*timed, *dropped], layers)
@@ -227,9 +245,14 @@ def _built(
     """What runs each of the networks, by name of the candidate, and the candidates that do not."""
     runs, dropped = {}, []
     for name, network in networks.items():
+        if example.others and not name.endswith("eager"):
+            kinds = ", ".join(sorted(example.others))
+            dropped.append(Candidate(name, None, f"the network gives {kinds}, which eager alone makes anew"))
+            continue
         try:
-            run = RUNTIMES[name.removeprefix("sparse ")](network, example.args, example.kwargs)
-            off = apart(example.wanted, run(*example.args, **example.kwargs))
+            run = RUNTIMES[name.removeprefix("sparse ")](network, *example.given())
+            args, kwargs = example.given()
+            off = apart(example.wanted, run(*args, **kwargs))
         except Exception as error:  # whatever a runtime makes of a network
             dropped.append(
                 Candidate(name, None, f"{type(error).__name__}: {' '.join(str(error).split()):.200}")

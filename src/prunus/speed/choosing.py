@@ -88,7 +88,10 @@ def with_sparse_layers(
         for path, x in inputs.items():
             layer = model.get_submodule(path)
             ways = {"dense": layer, **{name: sparse_layer(layer, of) for name, of in had.items()}}
-            times = in_turns({name: partial(way, x) for name, way in ways.items()}, rounds)
+            try:
+                times = in_turns({name: partial(way, x) for name, way in ways.items()}, rounds)
+            except Exception:  # of inputs that a product is not made for, as within autocast or vmap
+                continue
             choice = Choice(_zeros(layer), {name: 1000 * time for name, time in times.items()})
             choices[path] = choice
             if choice.kept != "dense":
@@ -134,7 +137,8 @@ def can_be_sparse(module: nn.Module) -> bool:
     else:
         plain = type(module) in (nn.Linear, *conv1d())
     hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    return plain and not hooked and module.get_parameter("weight").dtype in (torch.float32, torch.float64)
+    weight = module._parameters.get("weight") if plain and not hooked else None  # some networks compute it
+    return weight is not None and weight.dtype in (torch.float32, torch.float64)
 
 
 def _zeros(module: nn.Module) -> float:

@@ -5,7 +5,9 @@ To add a format, write a function here and a line in the table below it.
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -25,7 +27,7 @@ from prunus.compaction.forgood import for_good
 from prunus.coupling.trace import arguments
 from prunus.extras import need
 from prunus.files import whole_file
-from prunus.speed.graphs import graph_of, has_batch, onnx_of, tensor_leaves
+from prunus.speed.graphs import cloned, graph_of, has_batch, input_names, onnx_of, tensor_leaves
 from prunus.speed.runtimes import LIBRARIES, Run, run_onnx, run_openvino, run_torch
 
 Write: TypeAlias = Callable[[ExportedProgram, Path, list[str]], Run]
@@ -42,12 +44,14 @@ def to_openvino(graph: ExportedProgram, path: Path, keywords: list[str]) -> Run:
     openvino = need("openvino", "export")
     model = openvino.Core().read_model(onnx_of(graph))
     openvino.save_model(model, os.fspath(path), compress_to_fp16=False)
-    return run_openvino(os.fspath(path), keywords)
+    return run_openvino(os.fspath(path), keywords, input_names(graph))
 
 
 def to_program(graph: ExportedProgram, path: Path, keywords: list[str]) -> Run:
     """What torch.export.load reads."""
-    torch.export.save(graph, path)
+    held = io.BytesIO()  # as its writer would end the process where a disk is full
+    torch.export.save(graph, held)
+    path.write_bytes(held.getvalue())
     return run_torch(torch.export.load(path).module())
 
 
@@ -136,6 +140,8 @@ def export(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not check_number("tolerance", tolerance) >= 0:
         raise ValueError(f"tolerance must be 0 or more, got {tolerance!r}")
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a str or a path, got {path!r}")
     path = Path(path)
     format_ = choose("the suffix of path", path.suffix, FORMATS)
     for library in LIBRARIES[format_.runtime]:
@@ -198,7 +204,8 @@ def _written(format_: Format, graph: ExportedProgram, path: Path, keywords: list
 
 
 def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours
+    return f"{type(error).__name__}: {' '.join(plain.split()):.200}"
 
 
 def _batches(tensors: list[Tensor], dynamic: bool) -> tuple[int, ...]:
@@ -223,9 +230,19 @@ def _difference(model: nn.Module, run: Run, given: Any, tensors: list[Tensor], s
     example = _resized(given, tensors, size)
     plain = run_torch(model)
     found = []
-    for args, kwargs in (example, random_like(example, torch.Generator().manual_seed(0x5EED))):
-        wanted = plain(*args, **kwargs)
+    for given in (example, random_like(example, torch.Generator().manual_seed(0x5EED))):
+        args, kwargs = cloned(given)
+        try:
+            wanted = plain(*args, **kwargs)
+        except Exception:
+            if given is example:
+                raise
+            continue  # the network does not take any numbers
         if not wanted:
             raise ValueError("the network gives no tensors that could be compared")
-        found.append(apart(wanted, run(*args, **kwargs)))
+        args, kwargs = cloned(given)
+        try:
+            found.append(apart(wanted, run(*args, **kwargs)))
+        except Exception as error:  # whatever a runtime raises
+            raise ValueError(f"the file would not run: {_short(error)}") from error
     return max(found)

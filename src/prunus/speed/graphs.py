@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -11,9 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection, export
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from prunus.extras import need
+
+_LOCK = threading.RLock()  # neither torch.export nor what is printed meanwhile is of one thread alone
+
+
+def cloned(tree: Any) -> Any:
+    """The same containers, with copies of their tensors."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def input_names(graph: ExportedProgram) -> list[str]:
+    """Of its tensors, in the order in which it takes them."""
+    return [name for name in graph.graph_signature.user_inputs if isinstance(name, str)]
 
 
 def tensor_leaves(*trees: Any) -> list[Tensor]:
@@ -32,13 +45,15 @@ def graph_of(
         batched: whether the first axis of each tensor that is as long as the first tensor's may be of any
             length; it must be at least 2 in these.
     """
+    # Or one tensor that is there twice would be one input, and what the network writes to would be written to
+    args, kwargs = cloned((args, dict(kwargs)))
     shapes: Any = None
     if batched:
         shapes = ShapesCollection()  # type: ignore[no-untyped-call]
         batch, tensors = Dim("batch"), tensor_leaves(args, kwargs)
         for tensor in tensors:
             shapes[tensor] = {0: batch} if has_batch(tensor, tensors) else {}
-    with torch.no_grad(), _quietly():
+    with _LOCK, torch.no_grad(), _quietly():
         return export(model, args, dict(kwargs), dynamic_shapes=shapes, strict=False)
 
 
@@ -56,7 +71,7 @@ def onnx_of(graph: ExportedProgram) -> bytes:
     """
     need("onnx", "export")
     need("onnxscript", "export")
-    with _quietly():
+    with _LOCK, _quietly():
         made = torch.onnx.export(graph, dynamo=True, verbose=False)
     assert made is not None
     try:

@@ -18,7 +18,7 @@ from prunus.compaction.comparing import apart
 from prunus.compaction.forgood import for_good
 from prunus.coupling.trace import arguments
 from prunus.macs import macs
-from prunus.speed.graphs import tensor_leaves
+from prunus.speed.graphs import cloned, tensor_leaves
 from prunus.speed.memory import extra_memory
 from prunus.speed.runtimes import LIBRARIES, RUNTIMES, installed, run_torch
 
@@ -72,8 +72,10 @@ class Latency:
     rounds: int
 
     def columns(self) -> list[dict[str, Any]]:
-        """Rows as dicts, for JSON or a data frame."""
-        return [{**asdict(row), "threads": self.threads, "rounds": self.rounds} for row in self.rows]
+        """Rows as dicts, for JSON or a data frame. `apart` may be "inf", which JSON has no number for."""
+        beside = {"threads": self.threads, "rounds": self.rounds}
+        rows = [{**asdict(row), **beside} for row in self.rows]
+        return [row | {"apart": "inf"} if row["apart"] == float("inf") else row for row in rows]
 
     def __str__(self) -> str:
         names = (
@@ -136,12 +138,13 @@ class Contender:
     def __init__(
         self, runtime: str, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
+        timed, alone = cloned((args, kwargs)), cloned((args, kwargs))  # a network may write to its inputs
         run = RUNTIMES[runtime](model, args, kwargs)
-        self._call = partial(run, *args, **kwargs)
+        self._call = partial(run, *timed[0], **timed[1])
         tensors = [*model.parameters(), *tensor_leaves(args, kwargs)]
         self._device = next((tensor.device for tensor in tensors), torch.device("cpu"))
         self.memory, found = extra_memory(self._call, self._device)
-        self.apart = apart(run_torch(model)(*args, **kwargs), found)
+        self.apart = apart(run_torch(model)(*alone[0], **alone[1]), found)
         self._seconds(1)  # of which the first are slower
         self._repeats = max(1, round(SHORTEST / max(self._seconds(2), 1e-6)))
 
@@ -256,7 +259,9 @@ def _rows(models: Mapping[str, nn.Module], inputs: Any, runtimes: Sequence[str],
 
 
 def _arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return arguments(inputs, next((p.device for p in model.parameters()), torch.device("cpu")))
+    """Copies of them, on the network's device."""
+    args, kwargs = arguments(inputs, next((p.device for p in model.parameters()), torch.device("cpu")))
+    return cloned(args), cloned(kwargs)
 
 
 def _facts(name: str, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib
 import logging
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,6 +35,7 @@ Convolution: TypeAlias = Callable[
     Tensor,
 ]
 
+_LOCK = threading.Lock()  # an operator is registered once in a process
 # By what torch says of the processor, so that what is built on one is not run on another
 FLAGS = {"AVX512": ["-mavx512f", "-mfma"], "AVX2": ["-mavx2", "-mfma"]}
 
@@ -108,7 +110,6 @@ def _empty(
 csr_conv2d.register_fake(_empty)
 
 
-@functools.cache
 def compiled_conv2d() -> Convolution:
     """The same by a kernel in C++, which is compiled when it is first asked for, and kept beside torch's hub.
 
@@ -116,6 +117,15 @@ def compiled_conv2d() -> Convolution:
         ImportError: there is no ninja.
         RuntimeError, OSError: there is no C++ compiler, or it fails.
     """
+    with _LOCK:
+        if not hasattr(torch.ops.prunus, "sparse_conv2d"):  # which a process can have once
+            _load()
+            torch.library.register_fake("prunus::sparse_conv2d", _empty)
+    convolution: Convolution = torch.ops.prunus.sparse_conv2d.default
+    return convolution
+
+
+def _load() -> None:
     source, processor = Path(__file__).with_name("products.cpp"), torch.backends.cpu.get_cpu_capability()
     about = f"{torch.__version__} {processor}".encode()
     key = hashlib.sha256(source.read_bytes() + about).hexdigest()[:16]
@@ -126,9 +136,6 @@ def compiled_conv2d() -> Convolution:
     else:
         flags = ["-O3", "-fopenmp", "-ffp-contract=fast", *FLAGS.get(processor, [])]
         _build(f"prunus_{key}", source, flags, path)
-    torch.library.register_fake("prunus::sparse_conv2d", _empty)
-    convolution: Convolution = torch.ops.prunus.sparse_conv2d.default
-    return convolution
 
 
 def _build(name: str, source: Path, flags: list[str], path: Path) -> None:
@@ -151,6 +158,7 @@ def _build(name: str, source: Path, flags: list[str], path: Path) -> None:
             build_directory=folder,
             is_python_module=False,
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as partial:
-            shutil.copyfile(next(Path(folder).glob(f"{name}*.*o")), partial)
+        with suppress(OSError):  # it is loaded, and may be built anew the next time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as partial:
+                shutil.copyfile(next(Path(folder).glob(f"{name}*.*o")), partial)

@@ -9,6 +9,7 @@ without gradients.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from prunus.coupling.trace import tensors_in
 from prunus.extras import need
-from prunus.speed.graphs import graph_of, onnx_of, tensor_leaves
+from prunus.speed.graphs import graph_of, input_names, onnx_of, tensor_leaves
 
 Run: TypeAlias = Callable[..., list[Tensor]]
 Runtime: TypeAlias = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], Run]
@@ -109,7 +110,8 @@ def openvino(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     """
     core = need("openvino", "export").Core()
     _check_cpu("openvino", model)
-    return run_openvino(core.read_model(onnx_of(graph_of(model, args, kwargs))), list(kwargs))
+    graph = graph_of(model, args, kwargs)
+    return run_openvino(core.read_model(onnx_of(graph)), list(kwargs), input_names(graph))
 
 
 def run_onnx(file: bytes | str | os.PathLike[str], keywords: list[str]) -> Run:
@@ -135,8 +137,14 @@ def run_onnx(file: bytes | str | os.PathLike[str], keywords: list[str]) -> Run:
     return run
 
 
-def run_openvino(model: Any, keywords: list[str]) -> Run:
-    """What runs a model of OpenVINO, or a file of one; arguments as of `run_onnx`."""
+def run_openvino(model: Any, keywords: list[str], names: list[str]) -> Run:
+    """What runs a model of OpenVINO, or a file of one.
+
+    Args:
+        model: that, or its path.
+        keywords: as of `run_onnx`.
+        names: of all tensors that the network takes, of which the model may have fewer.
+    """
     properties = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",  # or it takes bfloat16 where the processor has that
@@ -144,12 +152,29 @@ def run_openvino(model: Any, keywords: list[str]) -> Run:
         "ENABLE_CPU_PINNING": False,  # to one core, whatever else runs there
     }
     made = need("openvino", "export").Core().compile_model(model, "CPU", properties)
+    taken = {name for port in made.inputs for name in port.get_names()}
+    own = threading.local()  # a request for each thread, or they would get each other's outputs
 
     def run(*args: Any, **kwargs: Any) -> list[Tensor]:
-        arrays = [leaf.detach().numpy() for leaf in _in_order(args, kwargs, keywords)]
-        return [torch.from_numpy(array) for array in made(arrays, share_inputs=True).to_tuple()]
+        if not hasattr(own, "request"):
+            own.request = made.create_infer_request()
+        leaves = _in_order(args, kwargs, keywords)
+        given = {name: _fits(name, leaf) for name, leaf in zip(names, leaves, strict=True) if name in taken}
+        outputs = own.request.infer(given, share_inputs=True).to_tuple()
+        return [torch.from_numpy(array) for array in outputs]
 
     return run
+
+
+def _fits(name: str, leaf: Tensor) -> Any:
+    """The array, if OpenVINO has its numbers: it makes whole ones int32.
+
+    Raises:
+        ValueError: they are too large for that.
+    """
+    if leaf.dtype == torch.int64 and leaf.numel() and max(int(leaf.max()), -int(leaf.min()) - 1) >= 2**31:
+        raise ValueError(f"{name} has whole numbers beyond int32, which OpenVINO does not take")
+    return leaf.detach().numpy()
 
 
 def _in_order(args: tuple[Any, ...], kwargs: Mapping[str, Any], keywords: list[str]) -> list[Tensor]:

@@ -76,6 +76,10 @@ class SparseLinear(_SparseLayer):
         True
     """
 
+    def __init__(self, weight: Tensor, bias: Tensor | None, convolution: Convolution) -> None:
+        super().__init__(weight, bias, convolution)
+        self.out_features, self.in_features = weight.shape
+
     def forward(self, x: Tensor) -> Tensor:
         """Of (..., in_features), (..., out_features)."""
         if x.shape[-1] != self.shape[1]:
@@ -90,6 +94,7 @@ class SparseConv1D(SparseLinear):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, convolution: Convolution) -> None:
         super().__init__(weight.T, bias, convolution)
+        self.nx, self.nf = weight.shape
 
     @property
     def weight(self) -> Tensor:
@@ -114,9 +119,11 @@ class SparseConv2d(_SparseLayer):
 
     def __init__(self, layer: nn.Conv2d, convolution: Convolution) -> None:
         super().__init__(layer.weight, layer.bias, convolution)
-        self.kernel, self.stride, self.dilation = layer.kernel_size, layer.stride, layer.dilation
+        self.in_channels, self.out_channels, self.groups = layer.in_channels, layer.out_channels, layer.groups
+        self.kernel_size, self.stride, self.dilation = layer.kernel_size, layer.stride, layer.dilation
+        self.padding, self.padding_mode = layer.padding, layer.padding_mode
         self.reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        self.padding = _padding(layer.padding, self.reach)
+        self.sides = _padding(layer.padding, self.reach)
 
     def forward(self, x: Tensor) -> Tensor:
         """Of (N, in_channels, H, W), (N, out_channels, H', W'); both may be without N.
@@ -126,12 +133,12 @@ class SparseConv2d(_SparseLayer):
         """
         if x.dim() == 3:
             return self.forward(x[None])[0]
-        top, bottom, left, right = self.padding
+        top, bottom, left, right = self.sides
         fits = x.shape[2] + top + bottom > self.reach[0] and x.shape[3] + left + right > self.reach[1]
         if x.shape[1] != self.shape[1] or not fits:
             wanted = f"{self.shape[1]} channels, no smaller than the kernel"
             raise ValueError(f"expected images of {wanted}, got {tuple(x.shape)}")
-        return self._convolved(x, self.kernel, self.stride, self.padding, self.dilation)
+        return self._convolved(x, self.kernel_size, self.stride, self.sides, self.dilation)
 
 
 def _padding(padding: str | tuple[int, ...], reach: Sequence[int]) -> tuple[int, ...]:
