@@ -104,8 +104,8 @@ class Constants:
 
     def _take(self, tensors: Tensors, name: str, axis: int, going: Tensor, values: Tensor) -> None:
         weight = tensors.weights[name].parameter
-        columns = weight.detach().movedim(axis, -1).double()
-        added = columns[..., going.to(weight.device)] @ values.to(weight.device)
+        columns = weight.detach().movedim(axis, -1).to("cpu", torch.float64)
+        added = columns[..., going] @ values
         with torch.no_grad():
             if name in self.carriers:
                 place = self.carriers[name]
@@ -113,7 +113,7 @@ class Constants:
                 weight.select(axis, place).copy_(total)
             else:
                 bias: Any = tensors.weights[name].owners[0].bias
-                bias.copy_(bias.double() + added.reshape(len(bias), -1).sum(1))
+                bias.copy_(bias.to("cpu", torch.float64) + added.reshape(len(bias), -1).sum(1))
 
 
 def _inputs(tensors: Tensors, name: str) -> int:
