@@ -42,9 +42,10 @@ def to_onnx(graph: ExportedProgram, path: Path, keywords: list[str]) -> Run:
 def to_openvino(graph: ExportedProgram, path: Path, keywords: list[str]) -> Run:
     """OpenVINO's intermediate representation, in two files."""
     openvino = need("openvino", "export")
-    model = openvino.Core().read_model(onnx_of(graph))
+    file = onnx_of(graph)
+    model = openvino.Core().read_model(file)
     openvino.save_model(model, os.fspath(path), compress_to_fp16=False)
-    return run_openvino(os.fspath(path), keywords, input_names(graph))
+    return run_openvino(os.fspath(path), keywords, input_names(file))
 
 
 def to_program(graph: ExportedProgram, path: Path, keywords: list[str]) -> Run:

@@ -24,9 +24,10 @@ def cloned(tree: Any) -> Any:
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, tree)
 
 
-def input_names(graph: ExportedProgram) -> list[str]:
-    """Of its tensors, in the order in which it takes them."""
-    return [name for name in graph.graph_signature.user_inputs if isinstance(name, str)]
+def input_names(file: bytes) -> list[str]:
+    """Of the tensors that an ONNX file takes, in their order."""
+    made = need("onnx", "export").load_from_string(file)
+    return [given.name for given in made.graph.input]
 
 
 def tensor_leaves(*trees: Any) -> list[Tensor]:

@@ -110,8 +110,8 @@ def openvino(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     """
     core = need("openvino", "export").Core()
     _check_cpu("openvino", model)
-    graph = graph_of(model, args, kwargs)
-    return run_openvino(core.read_model(onnx_of(graph)), list(kwargs), input_names(graph))
+    file = onnx_of(graph_of(model, args, kwargs))
+    return run_openvino(core.read_model(file), list(kwargs), input_names(file))
 
 
 def run_onnx(file: bytes | str | os.PathLike[str], keywords: list[str]) -> Run:
@@ -161,7 +161,7 @@ def run_openvino(model: Any, keywords: list[str], names: list[str]) -> Run:
         leaves = _in_order(args, kwargs, keywords)
         given = {name: _fits(name, leaf) for name, leaf in zip(names, leaves, strict=True) if name in taken}
         outputs = own.request.infer(given, share_inputs=True).to_tuple()
-        return [torch.from_numpy(array) for array in outputs]
+        return [torch.from_numpy(array.copy()) for array in outputs]  # the request keeps their memory
 
     return run
 
