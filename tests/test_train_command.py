@@ -234,6 +234,10 @@ def test_each_way_back_is_what_it_says(rewind: str, tmp_path: Path) -> None:
     assert all(torch.equal(found[f"{i}.weight"] == 0, wanted[f"{i}.weight"] == 0) for i in (0, 3, 7))
 
 
+@pytest.mark.skipif(
+    "PYTEST_XDIST_WORKER" in os.environ,
+    reason="an xdist worker was lost in it, in whole runs alone, without a message: run it by -n 0",
+)
 def test_several_processes_train_what_one_does(nets: Path, folder: Path, tmp_path: Path) -> None:
     # SGD, as what grows makes its first step under Adam by the learning rate, and all of it ties
     command = [*command_of(nets, folder), "--epochs", "2", "--retrain-epochs", "1", "--optimizer", "sgd"]
