@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunus.modes import as_written, eval_mode
+from prunus.modes import as_written, eval_mode, requiring_grad
 
 aten = torch.ops.aten
-
-
-@contextmanager
-def _leaves_without_gradients(model: nn.Module) -> Iterator[None]:
-    """For torch's counter, which cannot take views of those that want some as inputs of a module."""
-    wanting = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in wanting:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in wanting:
-            parameter.requires_grad_(True)
 
 
 def _recurrent(x: Any, inputs: Any, hidden: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
@@ -52,7 +38,8 @@ def macs(model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, int]:
     """
     counter = FlopCounterMode(display=False, custom_mapping={aten.mkldnn_rnn_layer: _recurrent})
     with ExitStack() as stack:
-        for within in (eval_mode(model), as_written(), _leaves_without_gradients(model)):
+        # Torch's counter cannot take views of parameters that want gradients as inputs of a module
+        for within in (eval_mode(model), as_written(), requiring_grad(model.parameters(), False)):
             stack.enter_context(within)
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message=".*global hooks on modules")  # of a model that was compiled

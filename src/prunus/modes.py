@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -31,3 +31,16 @@ def as_written() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def requiring_grad(parameters: Iterable[nn.Parameter], wanted: bool) -> Iterator[None]:
+    """Within the block these parameters require a gradient, or none; after it, those that did."""
+    others = [parameter for parameter in parameters if parameter.requires_grad != wanted]
+    try:
+        for parameter in others:
+            parameter.requires_grad_(wanted)
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(not wanted)

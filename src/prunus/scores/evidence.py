@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -112,16 +111,3 @@ def moved(batches: Iterable[Any], device: torch.device) -> Iterator[tuple[Any, A
         empty = False
     if empty:
         raise ValueError("batches is empty: expected at least one (inputs, targets)")
-
-
-@contextmanager
-def thawed(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Within the block these parameters require a gradient."""
-    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from prunus.modes import eval_mode
+from prunus.modes import eval_mode, requiring_grad
 from prunus.scores.evidence import (
     Batches,
     ByName,
@@ -17,7 +17,6 @@ from prunus.scores.evidence import (
     called,
     check_rereadable,
     moved,
-    thawed,
     wide,
 )
 from prunus.weights import WeightTensor
@@ -75,7 +74,7 @@ def _mean(
     """The mean over batches of what is made of the loss gradient. Nothing is left in any `.grad`."""
     parameters = [weight.parameter for weight in weights]
     sums, count = [torch.zeros_like(p, dtype=wide(p)) for p in parameters], 0
-    with eval_mode(model), thawed(parameters), torch.enable_grad():
+    with eval_mode(model), requiring_grad(parameters, True), torch.enable_grad():
         for images, targets in moved(batches, parameters[0].device):
             value = loss(called(model, images), targets)
             found = torch.autograd.grad(value, parameters, allow_unused=True, create_graph=create_graph)

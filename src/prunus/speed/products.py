@@ -87,17 +87,9 @@ def csr_conv2d(
     return made.reshape(len(x), shape[0], high, wide)
 
 
-def _empty(
-    x: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    values: Tensor,
-    bias: Tensor | None,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> Tensor:
+def _empty(x: Tensor, rows: Tensor, *rest: Any) -> Tensor:
+    """What the product with these arguments is as large as."""
+    *_, kernel, stride, padding, dilation = rest
     high, wide = (
         (x.shape[2 + i] + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel[i] - 1) - 1)
         // stride[i]
