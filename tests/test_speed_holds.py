@@ -135,6 +135,23 @@ def test_forwards_that_read_their_layers_or_make_weights() -> None:
         assert prunus.accelerate(net, torch.randn(8, 512), runtimes=["eager"], rounds=1).kept
 
 
+def test_signals_after_networks_of_openvino_are_gone() -> None:
+    """Whose stacks it had put in the place of the thread's own."""
+    pytest.importorskip("openvino")
+    code = (
+        "import faulthandler, gc, signal, subprocess, prunus, torch\nfrom torch import nn\n"
+        "faulthandler.enable()\n"  # which makes a stack, as pytest does
+        "signal.signal(signal.SIGCHLD, lambda *_: None)\n"
+        "x, nets = torch.randn(1, 8), {'a': nn.Linear(8, 8), 'b': nn.Linear(8, 8), 'c': nn.Linear(8, 8)}\n"
+        "prunus.latency(nets, x, runtimes=['openvino'], rounds=1)\n"
+        "gc.collect()\n"
+        "held = [torch.empty(1 << 20) for _ in range(64)]\n"
+        "subprocess.run(['true'])\nprint('alive')\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
 def test_numbers_that_openvino_does_not_have() -> None:
     pytest.importorskip("openvino")
     whole = torch.arange(6).view(2, 3)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from prunus.coupling.trace import tensors_in
 from prunus.extras import need
 from prunus.speed.graphs import graph_of, input_names, onnx_of, tensor_leaves
+from prunus.speed.signals import own_signal_stack
 
 Run: TypeAlias = Callable[..., list[Tensor]]
 Runtime: TypeAlias = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], Run]
@@ -151,7 +152,8 @@ def run_openvino(model: Any, keywords: list[str], names: list[str]) -> Run:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "ENABLE_CPU_PINNING": False,  # to one core, whatever else runs there
     }
-    made = need("openvino", "export").Core().compile_model(model, "CPU", properties)
+    with own_signal_stack():
+        made = need("openvino", "export").Core().compile_model(model, "CPU", properties)
     taken = {name for port in made.inputs for name in port.get_names()}
     own = threading.local()  # a request for each thread, or they would get each other's outputs
 
