@@ -312,13 +312,14 @@ class OtherGradient(Part):
 
     def stand_in(self, weight: Tensor) -> StandIn:
         """What the gradient of the input is found with in its place."""
-        placed = self.state.placed.map(lambda mask: mask.to(weight.device))
+        placed, device = self.state.placed, weight.device
+        kept = None if placed.input_grad is None else placed.input_grad.to(device)
         if placed.forward is None:
-            return StandIn(placed.input_grad)
+            return StandIn(kept)
         original = given(weight)
         if original is None and self.state.has_backup:
-            original = self.state.backup.to(weight.device)
-        return StandIn(placed.input_grad, None if original is None else (placed.forward, original))
+            original = self.state.backup.to(device)
+        return StandIn(kept, None if original is None else (placed.forward.to(device), original))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "began": None}

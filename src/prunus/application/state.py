@@ -114,13 +114,9 @@ class PrunedWeight:
         self.users, self.kinds, self.together = tuple(users), kinds, together
         self.parts = [kind(self) for kind in kinds]
         self.handles: list[RemovableHandle] = []
-        self.placed, self.backup = Placed(), torch.empty(0)  # until `attach`
+        self.placed = Placed()
+        self.mask = self.backup = torch.empty(0)  # until `attach`
         self.attached = False
-
-    @property
-    def mask(self) -> Tensor:
-        """That of the first place that has one: of the forward, where values are zero."""
-        return next(iter(self.placed.masks), torch.empty(0))
 
     def attach(self, placed: Placed) -> None:
         """Prune by these masks from now on, which are on the parameter's device."""
@@ -132,8 +128,9 @@ class PrunedWeight:
         self._hook()
 
     def keep(self, placed: Placed | None = None, backup: Tensor | None = None) -> None:
-        """Keep these in place of the former, and let the layers show them."""
+        """Keep these in place of the former, and let the layers show them: of several masks the first."""
         self.placed = self.placed if placed is None else placed
+        self.mask = self.placed.masks[0]
         self.backup = self.backup if backup is None else backup
         for layer in self.layers:
             own, (mask_name, backup_name) = vars(layer), shown(self.attribute)
@@ -267,7 +264,8 @@ class PrunedWeight:
         twin = PrunedWeight(
             WeightTensor(self.name, self.parameter, (), self.attribute), (), self.kinds, self.together
         )
-        twin.placed, twin.backup, twin.attached = self.placed, self.backup, True
+        twin.placed, twin.mask = self.placed, self.mask
+        twin.backup, twin.attached = self.backup, True
         self.together.add(twin)
         return twin
 
@@ -348,7 +346,8 @@ class PrunedWeight:
 
     def _end(self) -> None:
         self.attached = False
-        self.placed, self.backup = Placed(), torch.empty(0)  # at once, and not when Python collects cycles
+        self.placed = Placed()
+        self.mask = self.backup = torch.empty(0)  # at once, and not when Python collects cycles
         self.together.remove(self)
 
     def _hook(self) -> None:
