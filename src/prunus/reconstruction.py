@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.application.applying import check_writable, prune_by, unpruned
+from prunus.application.placed import by_passes
 from prunus.application.pruning import Handle
 from prunus.application.together import Together
 from prunus.checks import Amount, Named, check_amount, check_number, check_whole, choose, knows_keywords
@@ -180,7 +181,7 @@ def sparsegpt(
             before[name] = weight.parameter, weight.parameter.detach().clone()
             with torch.no_grad():
                 weight.parameter.copy_(solved[name])
-    together = prune_by(model, masks, "both")
+    together = prune_by(model, by_passes(masks, "both"))
     for state in together.states:
         state.replace(solved[state.name])
     return Reconstruction(model, Masks(masks), errors, together)

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from prunus.application.applying import masks_in_force, prune_by, take_off, zero
-from prunus.application.passes import PASSES
+from prunus.application.placed import PASSES, PLACES, Placed, by_passes, by_place
 from prunus.application.pruning import Pruning
 from prunus.checks import Amount, check_amount, check_fraction, choose, knows_keywords
 from prunus.masks import Masks, check_same_weights, emptied, warn_of_emptied
@@ -202,22 +203,37 @@ def gradient_prune(
 
 
 @knows_keywords()
-def apply_masks(model: nn.Module, masks: Masks, passes: str = "both") -> nn.Module:
+def apply_masks(
+    model: nn.Module,
+    masks: Masks | None = None,
+    passes: str = "both",
+    *,
+    forward: Masks | None = None,
+    input_grad: Masks | None = None,
+    weight_grad: Masks | None = None,
+) -> nn.Module:
     """Prune `model` by masks made before, in place of any mask it is under.
+
+    Either `masks` act on the passes that are named, or each place of a layer y = W x where its weight acts
+    has masks of its own. A weight that has none at a place acts there unpruned.
 
     Args:
         model: the network; its weights that have no mask are left alone.
         masks: by weight name, as `make_masks` or `Masks.load` give them.
-        passes: "both", "backward" (outputs stay bitwise those of the unpruned network) or
-            "forward" (gradients flow through the unpruned weights).
+        passes: "both" (all three places), "backward" (`input_grad` alone: outputs stay bitwise those of the
+            unpruned network) or "forward" (`forward` alone: gradients flow through the unpruned weights).
+        forward: of the W that gives y. What falls is zero in the parameter itself, after every step too.
+        input_grad: of the W that gives the gradient of x, made of the weights before pruning.
+        weight_grad: which weights get a gradient. Alone it does not hold the others still: weight decay moves
+            them, and so does momentum from before.
 
     Returns:
         The same model.
 
     Raises:
-        TypeError: `masks` is not a `Masks`.
-        ValueError: unknown `passes`, no masks at all, masks of another network, or a layer with a
-            `weight_mask` or `weight_orig` of its own.
+        TypeError: masks that are not a `Masks`.
+        ValueError: unknown `passes`, no masks at all, `masks` or `passes` beside a place, masks of another
+            network, or a layer with a `weight_mask` or `weight_orig` of its own.
 
     Example:
         >>> import prunus
@@ -225,28 +241,50 @@ def apply_masks(model: nn.Module, masks: Masks, passes: str = "both") -> nn.Modu
         >>> masks = prunus.make_masks(net, 0.5)
         >>> int((prunus.apply_masks(net, masks).weight == 0).sum())
         1
+        >>> net = prunus.apply_masks(net, forward=masks, weight_grad=masks)  # gradients by all weights
+        >>> prunus.masks_of(net, "weight_grad"), prunus.masks_of(net, "input_grad")
+        (Masks(1 tensor, 1 of 2 weights pruned), Masks(0 tensors, 0 of 0 weights pruned))
     """
     choose("passes", passes, PASSES)
-    if not isinstance(masks, Masks):
-        raise TypeError(f"masks must be prunus.Masks, got {type(masks).__name__}")
-    if not masks:
+    places = {"forward": forward, "input_grad": input_grad, "weight_grad": weight_grad}
+    placed = {place: found for place, found in places.items() if found is not None}
+    if placed and (masks is not None or passes != "both"):
+        other = f"passes={passes!r}" if masks is None else "masks"
         raise ValueError(
-            "masks is empty: expected one of a weight at least; prunus.restore undoes all pruning"
+            f"{other} and {next(iter(placed))} are given: expected masks of passes, or of places"
         )
     weights = layer_weights(model)
-    check_same_weights(masks, {name: weight.parameter.shape for name, weight in weights.items()})
-    prune_by(model, masks, passes)
+    shapes = {name: weight.parameter.shape for name, weight in weights.items()}
+    given: dict[str, Masks | None] = {**placed} if placed else {"masks": masks}
+    for argument, found in given.items():
+        _check_masks(argument, found, shapes)
+    prune_by(model, by_place(placed) if masks is None else by_passes(masks, passes))
     return model
 
 
-def masks_of(model: nn.Module) -> Masks:
+def _check_masks(argument: str, masks: Masks | None, shapes: Mapping[str, torch.Size]) -> None:
+    if masks is not None and not isinstance(masks, Masks):
+        raise TypeError(f"{argument} must be prunus.Masks, got {type(masks).__name__}")
+    if not masks:
+        raise ValueError(
+            f"{argument} is empty: expected one of a weight at least; prunus.restore undoes all pruning"
+        )
+    check_same_weights(masks, shapes)
+
+
+def masks_of(model: nn.Module, place: str | None = None) -> Masks:
     """The masks that a network is pruned by now, True = keep; none where it is not pruned.
 
     Args:
         model: a pruned network, a copy of one, or one that holds it.
+        place: "forward", "input_grad" or "weight_grad", see `apply_masks`: the masks that act there. By
+            default the one mask of each weight, at whichever places it acts.
 
     Returns:
         By the names that the weights have in `model`; the tensors are those in force.
+
+    Raises:
+        ValueError: unknown `place`, or none given where a weight has several masks.
 
     Example:
         >>> import prunus
@@ -256,7 +294,16 @@ def masks_of(model: nn.Module) -> Masks:
         >>> prunus.masks_of(prunus.restore(net))
         Masks(0 tensors, 0 of 0 weights pruned)
     """
-    return Masks(masks_in_force(model))
+    at = None if place is None else choose("place", place, PLACES)
+    placed = masks_in_force(model)
+    found = {name: at(masks) if at else _only(name, masks) for name, masks in placed.items()}
+    return Masks({name: mask for name, mask in found.items() if mask is not None})
+
+
+def _only(name: str, placed: Placed) -> Tensor:
+    if len(placed.masks) > 1:
+        raise ValueError(f"{name} has several masks: give the place of those wanted, {', '.join(PLACES)}")
+    return placed.masks[0]
 
 
 def restore(model: nn.Module) -> nn.Module:

@@ -5,44 +5,47 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from prunus.application.bits import keep_only
-from prunus.application.passes import PASSES, Zeros
-from prunus.application.state import PrunedWeight, pruned_weights, shown
+from prunus.application.passes import OtherGradient, parts_for
+from prunus.application.placed import Placed
+from prunus.application.state import PrunedWeight, owned, pruned_weights, shown
 from prunus.application.together import Together, pruned_elsewhere
 from prunus.weights import WeightTensor, check_dtype, check_one_name, layer_weights
 
 
-def prune_by(model: nn.Module, masks: Mapping[str, Tensor], passes: str) -> Together:
+def prune_by(model: nn.Module, placed: Mapping[str, Placed]) -> Together:
     """As `put_on`, of a network that may have been compiled."""
-    together = put_on(model, masks, passes)
-    if "torch._dynamo" in sys.modules and passes != "both":
+    together = put_on(model, placed)
+    hooked = any(OtherGradient in state.kinds for state in together.states)
+    if "torch._dynamo" in sys.modules and hooked:
         # A compiled graph does not look whether a layer has got a hook since.
         sys.modules["torch._dynamo"].reset()
     return together
 
 
-def put_on(model: nn.Module, masks: Mapping[str, Tensor], passes: str) -> Together:
+def put_on(model: nn.Module, placed: Mapping[str, Placed]) -> Together:
     """Prune these weights, and no others. If that fails, the model stays pruned as it was."""
     weights = layer_weights(model)
-    for name in masks:
+    for name in placed:
         check_writable(weights[name])
-    _check_one_mask(model, [weights[name] for name in masks])
+    _check_one_mask(model, [weights[name] for name in placed])
     attention = {id(m.out_proj): m for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     together, states = Together(), []
-    for name in masks:
+    for name, masks in placed.items():
+        own = masks.map(partial(owned, device=weights[name].parameter.device)).merged()
         users = [attention.get(id(layer), layer) for layer in weights[name].owners]
-        states.append(PrunedWeight(weights[name], users, PASSES[passes], together))
+        states.append((PrunedWeight(weights[name], users, parts_for(own), together), own))
     before = take_off(model)
     try:
-        for state in states:
-            state.attach(masks[state.name])
+        _attach(states)
     except BaseException:
         take_off(model)
-        _put_back(before)
+        _attach(before)
         raise
     return together
 
@@ -59,30 +62,30 @@ def zero(model: nn.Module, names: Iterable[str], masks: Iterable[tuple[str, Tens
     return model
 
 
-def take_off(model: nn.Module) -> list[tuple[PrunedWeight, Tensor]]:
+def take_off(model: nn.Module) -> list[tuple[PrunedWeight, Placed]]:
     """Undo all pruning; what was in force, with its masks."""
     found = []
     for module in model.modules():
         for state in pruned_weights(module).values():
-            found.append((state, state.mask))
+            found.append((state, state.placed))
             state.detach()
     return found
 
 
-def masks_in_force(model: nn.Module, forward: bool = False) -> dict[str, Tensor]:
-    """By the names that the weights have in this model; with `forward` those that a forward sees alone."""
+def masks_in_force(model: nn.Module) -> dict[str, Placed]:
+    """By the names that the weights have in this model."""
     found = {}
     for name, weight in layer_weights(model).items():
         states = (pruned_weights(owner).get(weight.attribute) for owner in weight.owners)
         state = next(filter(None, states), None)
-        if state and (Zeros in state.kinds or not forward):
-            found[name] = state.mask
+        if state:
+            found[name] = state.placed
     return found
 
 
-def _put_back(before: list[tuple[PrunedWeight, Tensor]]) -> None:
-    for state, mask in before:
-        state.attach(mask)
+def _attach(states: Iterable[tuple[PrunedWeight, Placed]]) -> None:
+    for state, placed in states:
+        state.attach(placed)
 
 
 @contextmanager
@@ -93,7 +96,7 @@ def unpruned(model: nn.Module) -> Iterator[nn.Module]:
         yield model
     finally:
         take_off(model)
-        _put_back(before)
+        _attach(before)
 
 
 def _check_one_mask(model: nn.Module, weights: Sequence[WeightTensor]) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch._C import _functorch as functorch
 
+from prunus.application.placed import Placed
 
-def masked_for_one_call(name: str, user: nn.Module, layer: nn.Module, attribute: str, mask: Tensor) -> None:
-    """Let the call that begins use the layer's present tensor as the mask prunes it, and no longer.
+_GIVEN = "_prunus_given"  # on a masked tensor, that which the caller gave
+
+
+def masked_for_one_call(name: str, user: nn.Module, layer: nn.Module, attribute: str, placed: Placed) -> None:
+    """Let the call that begins use the layer's present tensor as its masks prune it, and no longer.
 
     Raises:
         RuntimeError: several networks' parameters are stacked, each of which has a mask of its own.
@@ -26,7 +30,10 @@ def masked_for_one_call(name: str, user: nn.Module, layer: nn.Module, attribute:
             "mask of its own: what was stacked holds its zeros, so let functional_call run an unpruned "
             "network, prunus.restore(copy.deepcopy(model))"
         )
-    masked = _masked(tensor, mask)
+    if placed.forward is None and placed.weight_grad is None:
+        return
+    masked = _masked(tensor, placed)
+    setattr(masked, _GIVEN, tensor.detach())
     _put(layer, attribute, masked)
 
     def put_back(*_: Any) -> None:
@@ -37,20 +44,58 @@ def masked_for_one_call(name: str, user: nn.Module, layer: nn.Module, attribute:
     handle = user.register_forward_hook(put_back, always_call=True)
 
 
-def masked_while_compiling(name: str, layer: nn.Module, attribute: str, mask: Tensor) -> None:
+def masked_while_compiling(name: str, layer: nn.Module, attribute: str, placed: Placed) -> None:
     """The same in a graph, where functional_call itself puts back what was there before.
 
     Raises:
-        RuntimeError: the layer's parameter was exchanged for good.
+        RuntimeError: the layer's parameter was exchanged for good, or gradients flow through entries of it
+            that the forward prunes.
     """
     tensor = layer._parameters[attribute]
     if tensor is None or isinstance(tensor, nn.Parameter):
         raise RuntimeError(f"{name} was exchanged since it was pruned: run the network once uncompiled")
-    _put(layer, attribute, _masked(tensor, mask))
+    if placed.forward is not None and placed.input_grad is not placed.forward:
+        raise RuntimeError(
+            f"{name} is pruned in the forward pass, with other weights for the gradient of the input: a "
+            "functional_call of it cannot be compiled, so run it uncompiled"
+        )
+    if placed.forward is not None or placed.weight_grad is not None:
+        _put(layer, attribute, _masked(tensor, placed))
 
 
-def _masked(tensor: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask.to(tensor.device), tensor, tensor.new_zeros(()))
+def given(weight: Tensor) -> Tensor | None:
+    """What a weight that was masked for one call was before, detached; else None."""
+    return cast("Tensor | None", getattr(weight, _GIVEN, None))
+
+
+def _masked(tensor: Tensor, placed: Placed) -> Tensor:
+    here = placed.map(lambda mask: mask.to(tensor.device))
+    if here.forward is here.weight_grad and here.forward is not None:
+        return torch.where(here.forward, tensor, tensor.new_zeros(()))
+    found: Tensor = _Masked.apply(here.forward, here.weight_grad, tensor)
+    return found
+
+
+def _kept(tensor: Tensor, mask: Tensor | None) -> Tensor:
+    return tensor.clone() if mask is None else torch.where(mask, tensor, tensor.new_zeros(()))
+
+
+class _Masked(torch.autograd.Function):
+    """A tensor by one mask, and its gradient by another."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(forward: Tensor | None, weight_grad: Tensor | None, tensor: Tensor) -> Tensor:
+        return _kept(tensor, forward)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.mask, _ = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, _kept(grads[0], ctx.mask)
 
 
 def _put(layer: nn.Module, attribute: str, tensor: Tensor) -> None:

@@ -29,16 +29,23 @@ Formula = Callable[[Tensor, "Tensor | None", Tensor, list[bool]], Sequence["Tens
 
 @dataclass(frozen=True)
 class StandIn:
-    """What stands in for a weight: fallen entries are zero, or `original` where that is given."""
+    """What stands in for a weight.
 
-    mask: Tensor
-    original: Tensor | None = None
+    Args:
+        mask: what it does not keep is zero; None keeps all.
+        hidden: where zeros stand in the weight itself, the mask that put them there, and what they were.
+    """
+
+    mask: Tensor | None
+    hidden: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, weight: Tensor) -> Tensor:
         """The weight that the gradient of the input is found with."""
-        if self.original is None:
-            return weight * self.mask.view(torch.int8)  # several times as fast as torch.where
-        return torch.where(self.mask, weight, self.original)
+        if self.hidden is not None:
+            seen, original = self.hidden
+            weight = torch.where(seen, weight, original)
+        # Several times as fast as torch.where
+        return weight if self.mask is None else weight * self.mask.view(torch.int8)
 
 
 @dataclass(frozen=True)

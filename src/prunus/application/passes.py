@@ -1,15 +1,15 @@
-"""In which passes a pruned weight counts as zero, and how.
+"""What a weight's masks do at their places, and how.
 
-- both: pruned weights are zero in the tensor itself, and so in every pass. Their gradient is zero, and what
-  an optimizer's momentum still adds to them is taken off before the next forward or state_dict.
-- backward: the tensor is untouched; the gradient of a layer's input is found with the pruned weight.
-- forward: the tensor is pruned; the gradient of a layer's input is found with the original weight.
+- forward: pruned weights are zero in the tensor itself, and what an optimizer adds to them is taken off right
+  after its step, and before the next forward or state_dict.
+- input_grad: where its mask is not that of the forward, the gradient of a layer's input is found with another
+  weight, the original where the mask keeps. Else the tensor has the right zeros already.
+- weight_grad: the gradient of the parameter is masked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 from uuid import uuid4
 
@@ -19,8 +19,9 @@ from torch.utils.hooks import RemovableHandle, unserializable_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from prunus.application.bits import keep_only, take_over
-from prunus.application.calls import unobserved
+from prunus.application.calls import given, unobserved
 from prunus.application.detour import RandomState, StandIn, detour
+from prunus.application.placed import Placed
 from prunus.application.state import Part, PrunedWeight
 from prunus.weights import STATE, is_plain
 
@@ -219,7 +220,8 @@ class MaskedGradient(Part):
     @unserializable_hook  # type: ignore[untyped-decorator]  # a copy hooks itself
     def mask(self, gradient: Tensor) -> Tensor:
         """The gradient of the survivors."""
-        mask = self.state.mask
+        assert self.state.placed.weight_grad is not None
+        mask = self.state.placed.weight_grad.to(gradient.device)
         self.pending = gradient if self.listener else None
         if gradient.layout is torch.sparse_coo:  # of an embedding, some rows only
             places, values = gradient._indices(), gradient._values()
@@ -259,16 +261,10 @@ class MaskedGradient(Part):
 
 
 class OtherGradient(Part):
-    """The gradient of a layer's input is found with another weight.
+    """The gradient of a layer's input is found with another weight."""
 
-    Args:
-        state: of the weight.
-        original: whether that is the weight before pruning, else it is the pruned one.
-    """
-
-    def __init__(self, state: PrunedWeight, original: bool = False) -> None:
+    def __init__(self, state: PrunedWeight) -> None:
         super().__init__(state)
-        self.by_original = original
         self.began: RandomState | None = None
 
     def hooks(self, layer: nn.Module, user: nn.Module) -> Iterator[RemovableHandle]:
@@ -316,16 +312,26 @@ class OtherGradient(Part):
 
     def stand_in(self, weight: Tensor) -> StandIn:
         """What the gradient of the input is found with in its place."""
-        mask = self.state.mask.to(weight.device)
-        kept = self.by_original and self.state.has_backup
-        return StandIn(mask, self.state.backup.to(weight.device) if kept else None)
+        placed, device = self.state.placed, weight.device
+        kept = None if placed.input_grad is None else placed.input_grad.to(device)
+        if placed.forward is None:
+            return StandIn(kept)
+        original = given(weight)
+        if original is None and self.state.has_backup:
+            original = self.state.backup.to(device)
+        return StandIn(kept, None if original is None else (placed.forward.to(device), original))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "began": None}
 
 
-PASSES: dict[str, Sequence[Callable[[PrunedWeight], Part]]] = {
-    "both": (Zeros, MaskedGradient),
-    "backward": (OtherGradient,),
-    "forward": (Zeros, partial(OtherGradient, original=True)),
-}
+def parts_for(placed: Placed) -> list[type[Part]]:
+    """What lets these masks act at their places."""
+    found: list[type[Part]] = []
+    if placed.forward is not None:
+        found.append(Zeros)
+    if placed.weight_grad is not None:
+        found.append(MaskedGradient)
+    if placed.input_grad is not placed.forward:
+        found.append(OtherGradient)
+    return found

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from prunus.application.applying import prune_by
+from prunus.application.placed import by_passes
 from prunus.application.together import Together
 from prunus.checks import Amount, check_amount
 from prunus.masks import Masks, emptied, warn_of_emptied
@@ -71,7 +72,7 @@ class Pruning(Handle):
         self.candidates = self._agreed(candidates)
         self.masks = self._draw(self.candidates)
         self.candidates.warn_of_emptied(self.masks)  # before anything is done, as it may be made an error
-        self._together = prune_by(model, self.masks, passes)
+        self._together = prune_by(model, by_passes(self.masks, passes))
 
     def __repr__(self) -> str:
         ended = "" if self._in_force else ", ended"

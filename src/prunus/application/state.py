@@ -22,6 +22,7 @@ from prunus.application.calls import (
     unobserved,
     within_functional_call,
 )
+from prunus.application.placed import Placed
 from prunus.application.together import Together
 from prunus.shards import is_flattened
 from prunus.weights import STATE, WeightTensor, states_of
@@ -91,13 +92,13 @@ class Part:
 
 
 class PrunedWeight:
-    """One pruned parameter, whose mask and parts are in force from `attach` to `detach`.
+    """One pruned parameter, whose masks and parts are in force from `attach` to `detach`.
 
     Args:
         weight: the parameter and the layers that hold it.
         users: for each layer the module whose forward uses the weight: the layer itself, but for the output
             projection of an `nn.MultiheadAttention`, which is never called, the attention module.
-        kinds: what the mask does to the passes.
+        kinds: what the masks do to the passes.
         together: the weights that the same call prunes.
     """
 
@@ -113,21 +114,23 @@ class PrunedWeight:
         self.users, self.kinds, self.together = tuple(users), kinds, together
         self.parts = [kind(self) for kind in kinds]
         self.handles: list[RemovableHandle] = []
+        self.placed = Placed()
         self.mask = self.backup = torch.empty(0)  # until `attach`
         self.attached = False
 
-    def attach(self, mask: Tensor) -> None:
-        """Prune by this mask from now on."""
+    def attach(self, placed: Placed) -> None:
+        """Prune by these masks from now on, which are on the parameter's device."""
         self.together.add(self)
         self.attached = True
-        self.keep(mask=_owned(mask, self.parameter.device), backup=torch.empty(0))
+        self.keep(placed, backup=torch.empty(0))
         for part in self.parts:
             part.attach()
         self._hook()
 
-    def keep(self, mask: Tensor | None = None, backup: Tensor | None = None) -> None:
-        """Keep these in place of the former, and let the layers show them."""
-        self.mask = self.mask if mask is None else mask
+    def keep(self, placed: Placed | None = None, backup: Tensor | None = None) -> None:
+        """Keep these in place of the former, and let the layers show them: of several masks the first."""
+        self.placed = self.placed if placed is None else placed
+        self.mask = self.placed.masks[0]
         self.backup = self.backup if backup is None else backup
         for layer in self.layers:
             own, (mask_name, backup_name) = vars(layer), shown(self.attribute)
@@ -163,7 +166,7 @@ class PrunedWeight:
         displaced = layer is not None and not self.holds(layer)
         if compiling:
             if displaced and layer is not None and not torch.compiler.is_exporting():
-                masked_while_compiling(self.name, layer, self.attribute, self.mask)
+                masked_while_compiling(self.name, layer, self.attribute, self.placed)
             return
         if layer is None and not _is_copy(user):
             self._meet(user)
@@ -198,7 +201,7 @@ class PrunedWeight:
             return  # its values are elsewhere, as when they are offloaded
         for_now = not isinstance(tensor, nn.Parameter) and not is_flattened(self.parameter)
         if tensor is not None and (for_now or within_functional_call()):
-            masked_for_one_call(self.name, user, layer, self.attribute, self.mask)
+            masked_for_one_call(self.name, user, layer, self.attribute, self.placed)
         else:
             self.together.survey()
 
@@ -261,12 +264,13 @@ class PrunedWeight:
         twin = PrunedWeight(
             WeightTensor(self.name, self.parameter, (), self.attribute), (), self.kinds, self.together
         )
-        twin.mask, twin.backup, twin.attached = self.mask, self.backup, True
+        twin.placed, twin.mask = self.placed, self.mask
+        twin.backup, twin.attached = self.backup, True
         self.together.add(twin)
         return twin
 
     def converted(self, layer: nn.Module, held: bool) -> None:
-        """A layer that held the parameter, or not, has converted all it has: mask and backup follow."""
+        """A layer that held the parameter, or not, has converted all it has: masks and backup follow."""
         now = layer._parameters.get(self.attribute)
         if held and now is not None:
             self.parameter = now  # another object, as torch's flags may ask for
@@ -274,10 +278,11 @@ class PrunedWeight:
         self.together.forget_places()
 
     def follow(self) -> None:
-        """Take mask and backup to where the parameter is, in its dtype."""
+        """Take masks and backup to where the parameter is, in its dtype."""
         parameter = self.parameter
         if not parameter.is_meta:  # where values, and a mask, would be lost
-            self.keep(self.mask.to(parameter.device), self.backup.to(parameter.device, parameter.dtype))
+            placed = self.placed.map(lambda mask: mask.to(parameter.device))
+            self.keep(placed, self.backup.to(parameter.device, parameter.dtype))
         for part in self.parts:
             part.refresh()
 
@@ -304,21 +309,22 @@ class PrunedWeight:
             part.listen(listener)
 
     def exchange(self, mask: Tensor) -> None:
-        """Prune by this mask from now on, or, if that fails, by the old one.
+        """Prune by this mask from now on, wherever one acted, or, if that fails, by the old ones.
 
-        The tensor of the old one stays, for graphs that hold it.
+        The tensors of the old ones stay, for graphs that hold them.
         """
-        former = self.mask
+        former = self.placed
         for part in self.parts:
             part.before_change()
         try:
-            self._prune_by(_owned(mask, self.parameter.device))
+            new = owned(mask, self.parameter.device)
+            self._prune_by(former.map(lambda _: new))
         except BaseException:
             self._prune_by(former)
             raise
 
-    def _prune_by(self, mask: Tensor) -> None:
-        self.keep(mask=mask)
+    def _prune_by(self, placed: Placed) -> None:
+        self.keep(placed)
         for part in self.parts:
             part.after_change()
 
@@ -340,6 +346,7 @@ class PrunedWeight:
 
     def _end(self) -> None:
         self.attached = False
+        self.placed = Placed()
         self.mask = self.backup = torch.empty(0)  # at once, and not when Python collects cycles
         self.together.remove(self)
 
@@ -383,7 +390,7 @@ class PrunedWeight:
                     part.after_step()
 
 
-def _owned(mask: Tensor, device: torch.device) -> Tensor:
+def owned(mask: Tensor, device: torch.device) -> Tensor:
     """The mask in memory of its own: where it was drawn may lie all masks, which pickle would take along."""
     with torch.inference_mode(False):  # for graphs may hold it
         mask = mask.to(device)

@@ -31,8 +31,9 @@ def for_good(model: nn.Module) -> nn.Module:
 
 def make_good(model: nn.Module) -> None:
     """The same of the model itself."""
-    masks = masks_in_force(model, forward=True)
+    placed = masks_in_force(model)
     take_off(model)
     with torch.no_grad():
-        for name, mask in masks.items():
-            model.get_parameter(name).masked_fill_(~mask, 0)
+        for name, masks in placed.items():
+            if masks.forward is not None:
+                model.get_parameter(name).masked_fill_(~masks.forward, 0)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from prunus.application.applying import unpruned
-from prunus.application.passes import PASSES
+from prunus.application.placed import PASSES
 from prunus.checks import Amount, check_fraction, check_whole, choose, knows_keywords
 from prunus.evaluation.batches import example_of
 from prunus.evaluation.evaluate import Metric, Result, evaluate

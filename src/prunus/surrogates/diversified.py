@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunus.application.applying import put_on
 from prunus.application.detour import StandIn
-from prunus.application.passes import PASSES
+from prunus.application.placed import PASSES, by_passes
 from prunus.checks import check_fraction, check_whole, choose, knows_keywords
 from prunus.masks import Masks
 from prunus.randomness import stream
@@ -163,7 +163,7 @@ class Diversified(Surrogate):
             p: nn.Parameter(p.detach().clone(), requires_grad=False) for p in self.parameters()
         }
         copy = self._copy(private)
-        put_on(copy, masks, self._plan.passes)
+        put_on(copy, by_passes(masks, self._plan.passes))
         return copy(*args, **kwargs)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunus.application.applying import prune_by
+from prunus.application.placed import by_passes
 from prunus.application.state import PrunedWeight
 from prunus.checks import check_fraction, knows_keywords
 from prunus.masks import Masks
@@ -90,7 +91,7 @@ class Regrowing(ABC):
             raise RuntimeError("the model has been restored or pruned anew since: nothing can grow")
 
     def _prune(self, masks: Masks) -> None:
-        self._together = prune_by(self.model, masks, "both")
+        self._together = prune_by(self.model, by_passes(masks, "both"))
         clear(self._optimizers, self.model, masks)
         self._prepare()
 
