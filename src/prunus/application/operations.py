@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,37 +16,24 @@ from prunus.weights import conv1d, inputs_first, is_plain
 Gradients: TypeAlias = "Sequence[Tensor | None]"
 
 
-class Operation(Protocol):
-    """What a layer does with its weight."""
-
-    groups: int
-    inputs_first: bool  # whether the weight's first axis is that of the inputs
-    axis: int  # of inputs, outputs and their gradients, that of the channels
-
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """W x, and the bias."""
-
-    def gradients(self, grad: Tensor, x: Tensor | None, weight: Tensor, wanted: list[bool]) -> Gradients:
-        """From the gradient of the output those of input, weight and bias, as far as they are wanted."""
-
-    def macs(self, x: Tensor, weight: Tensor, y: Tensor) -> int:
-        """Multiply-accumulates of W x; each of the two gradients takes as many."""
-
-
 @dataclass(frozen=True)
 class Linear:
-    """Of (..., inputs); a transformer's Conv1D has the weight the other way round."""
+    """Of (..., inputs).
+
+    Args:
+        inputs_first: whether the weight's first axis is that of the inputs, as in a transformer's Conv1D.
+    """
 
     inputs_first: bool = False
     groups = 1
-    axis = -1
+    axis = -1  # of inputs, outputs and their gradients, that of the channels
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """See `Operation`."""
+        """W x, and the bias."""
         return F.linear(x, weight.T if self.inputs_first else weight, bias)
 
     def gradients(self, grad: Tensor, x: Tensor | None, weight: Tensor, wanted: list[bool]) -> Gradients:
-        """See `Operation`; x is needed for the weight's gradient alone."""
+        """From that of the output those of input, weight and bias, as far as they are wanted."""
         rows, of_weight = grad.reshape(-1, grad.shape[-1]), None
         if wanted[1] and x is not None:
             items = x.reshape(-1, x.shape[-1])
@@ -54,9 +41,9 @@ class Linear:
         back = weight.T if self.inputs_first else weight
         return grad @ back if wanted[0] else None, of_weight, rows.sum(0) if wanted[2] else None
 
-    def macs(self, x: Tensor, weight: Tensor, y: Tensor) -> int:
-        """See `Operation`."""
-        return x.numel() * y.shape[-1]
+    def macs(self, x: Tensor | None, weight: Tensor, y: Tensor) -> int:
+        """Multiply-accumulates of W x; each of the two gradients takes as many."""
+        return y.numel() * weight.numel() // y.shape[-1]
 
 
 @dataclass(frozen=True)
@@ -77,20 +64,24 @@ class Convolution:
         return (self.stride, self.padding, self.dilation, *turned, self.groups)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """See `Operation`."""
+        """W x, and the bias."""
         return torch.convolution(x, weight, bias, *self._geometry)
 
     def gradients(self, grad: Tensor, x: Tensor | None, weight: Tensor, wanted: list[bool]) -> Gradients:
-        """See `Operation`."""
+        """From that of the output those of input, weight and bias, as far as they are wanted."""
         sizes = [grad.shape[1]]
         found: Gradients = torch.ops.aten.convolution_backward(
             grad, x, weight, sizes, *self._geometry, wanted
         )
         return found
 
-    def macs(self, x: Tensor, weight: Tensor, y: Tensor) -> int:
-        """See `Operation`."""
+    def macs(self, x: Tensor | None, weight: Tensor, y: Tensor) -> int:
+        """Multiply-accumulates of W x; each of the two gradients takes as many."""
+        assert x is not None
         return (x if self.inputs_first else y).numel() * weight[0].numel()
+
+
+Operation: TypeAlias = "Linear | Convolution"
 
 
 @dataclass(frozen=True)
@@ -114,7 +105,7 @@ class Call:
 
 def call_of(layer: Any, x: Tensor, output_size: Sequence[int] | None = None) -> Call:
     """What `layer(x, output_size)` does, of a layer for which `has_operation`."""
-    if isinstance(layer, (nn.Linear, *conv1d())):
+    if layer.weight.dim() == 2:
         return Call(Linear(inputs_first(layer)), x)
     batched = x.dim() == layer.weight.dim()
     x = x if batched else x[None]
@@ -147,3 +138,21 @@ def has_operation(layer: nn.Module) -> bool:
     kinds = conv1d()
     own = isinstance(layer, kinds) and any(type(layer).forward is kind.forward for kind in kinds)
     return is_plain(layer) or (own and "forward" not in vars(layer))
+
+
+def outputs_first(layer: Any, weight: Tensor) -> Tensor:
+    """The weight, or a mask of it, as (outputs, inputs of one group, ...): itself, where it is so."""
+    if not inputs_first(layer):
+        return weight
+    groups = getattr(layer, "groups", 1)
+    return weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+
+
+def as_it_is(layer: Any, weight: Tensor) -> Tensor:
+    """Back from `outputs_first`."""
+    return outputs_first(layer, weight)  # inputs and outputs change places once more
+
+
+def sums(operation: Operation, grad: Tensor) -> Tensor:
+    """The gradient of the bias."""
+    return grad.movedim(operation.axis, 0).flatten(1).sum(1)
