@@ -1,10 +1,10 @@
-"""Does a network learn under pruned passes, and more than densely in as many steps, or in as many seconds?
+"""Does a network learn under pruned passes as it does densely, in as many steps, or in as many seconds?
 
-Usage: python -m benchmarks.backward FOLDER OPTIONS, those of `prunus train` with --backward and without -o
+Usage: python -m benchmarks.backward FOLDER OPTIONS, those of `prunus train --backward`, without -o
 
-`prunus train` trains densely and under all rules; then densely again, for so many epochs as take the seconds that
-each of the rules took, learning rates spread over them. The table has both differences, in percentage points
-and paired by seed, with 95% intervals (Student's t). Killed and started again, it goes on.
+`prunus train` trains densely and under all rules; then densely again, for so many epochs as take the seconds
+that each of the rules took, learning rates spread over them. The table has both differences, in percentage
+points and paired by seed, with 95% intervals (Student's t). Killed and started again, it goes on.
 """
 
 from __future__ import annotations
@@ -44,6 +44,15 @@ def shown(outcome: Outcome) -> str:
 def main(folder: Path, options: Sequence[str]) -> None:
     """Train, and print the table."""
     found = train(folder / "rules", options)
+
+    def dense_of(network: str, epochs: int) -> Sequence[TrainRow]:
+        if epochs == found[0].rows[0].epochs:
+            trained = found
+        else:  # of options of one name the last counts
+            last = ["--backward", "none", "--epochs", str(epochs)]
+            trained = train(folder / f"dense-{epochs}", [*options, *last])
+        return next(one.rows for one in trained if one.run.network == network and one.run.is_dense)
+
     rows = []
     for outcome in found:
         top1, reach = outcome.top1
@@ -53,11 +62,7 @@ def main(folder: Path, options: Sequence[str]) -> None:
             cells += ["", f"1 ({outcome.seconds:.1f} s)", "", ""]
         else:
             epochs = max(1, round(times(outcome) * outcome.rows[0].epochs))
-            # of click's options the last one counts
-            dense = train(
-                folder / f"dense-{epochs}", [*options, "--backward", "none", "--epochs", str(epochs)]
-            )
-            as_long = next(one.rows for one in dense if one.run.network == outcome.run.network)
+            as_long = dense_of(outcome.run.network, epochs)
             cells += [shown(outcome), f"{times(outcome):.2f}", f"{epochs}"]
             cells.append(shown(replace(outcome, dense=as_long)))
         rows.append(cells)
