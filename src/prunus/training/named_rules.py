@@ -28,9 +28,9 @@ def read_rules(text: str) -> Places | None:
     Example:
         >>> read_rules("meprop:0.1").used, read_rules("swat:0.1:random").used
         (['output_grad'], ['forward', 'activation'])
-        >>> read_rules("meprop:2")
+        >>> read_rules("meprop:0")
         Traceback (most recent call last):
-        ValueError: 'meprop:2': k must be in (0, 1], got 2.0
+        ValueError: 'meprop:0': k must be in (0, 1], got 0.0
     """
     if text == NO_RULES:
         return None
