@@ -5,18 +5,23 @@ Usage: python -m benchmarks.backward FOLDER OPTIONS, those of `prunus train --ba
 `prunus train` trains densely and under all rules; then densely again, for so many epochs as take the seconds
 that each of the rules took, learning rates spread over them. The table has both differences, in percentage
 points and paired by seed, with 95% intervals (Student's t). Killed and started again, it goes on.
+
+Seconds are those that the processor spent on this process, whatever else it did meanwhile: give -j 0, and
+OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from prunus.cli.main import main as prunus
 from prunus.results.trained import Outcome, outcomes
+from prunus.training.fit import Fit
 from prunus.training.rows import TrainRow
 
 
@@ -43,6 +48,7 @@ def shown(outcome: Outcome) -> str:
 
 def main(folder: Path, options: Sequence[str]) -> None:
     """Train, and print the table."""
+    Fit.clock = staticmethod(time.process_time)
     found = train(folder / "rules", options)
 
     def dense_of(network: str, epochs: int) -> Sequence[TrainRow]:

@@ -103,7 +103,12 @@ class Fit:
         rules: that prune the passes of this network, if any do.
         back: what is done at the start of each round, after pruning; see `prunus.training.goingback`.
         keep_at: the step before which the state is kept that weights are rewound to.
+
+    Attributes:
+        clock: by which its seconds are counted.
     """
+
+    clock = staticmethod(time.perf_counter)
 
     def __init__(
         self,
@@ -186,14 +191,14 @@ class Fit:
         epoch, batch = divmod(self.step, len(self.batches))
         total = torch.zeros((), device=self.machine.device)
         images = (len(self.batches) - batch) * self.batches.order.batch_size
-        begun = time.perf_counter()
+        begun = self.clock()
         for given in monitor.track(self.batches.of(epoch, batch), images, lambda given: len(given[1])):
             total += self._step(forward, given)
-            self.seconds += time.perf_counter() - begun
+            self.seconds += self.clock() - begun
             if checkpoint.due:
                 self._check_finite(total)
                 checkpoint.write(self.state_dict())
-            begun = time.perf_counter()
+            begun = self.clock()
         if self.step % len(self.batches):
             raise ValueError(
                 f"epoch {epoch + 1} ended at step {self.step}: no image of a batch could be read"
