@@ -143,13 +143,16 @@ class RuledLayer:
 
     def _ask(self, number: int) -> dict[str, Kept]:
         """What the rules keep of the weight now."""
+        rules = self.places.of_weight()
+        if not rules:
+            return {}
         draw = partial(stream, self.plan.seed, self.number, _WEIGHT, number)
         groups = getattr(self.layer, "groups", 1)
         about = About(0, groups, lambda device: draw(device=device), self._in_force)
         found = {}
         with torch.no_grad():
             values = outputs_first(self.layer, self.layer.weight.detach())
-            for place, rule in self.places.of_weight().items():
+            for place, rule in rules.items():
                 mask = as_it_is(self.layer, rule(values, about))
                 before = self.kept.get(place)
                 found[place] = before if before and before.is_of(mask) else Kept(mask)

@@ -51,10 +51,11 @@ def largest_of_each(k: float, score: Score = magnitude) -> Rule:
 
 
 def channels(k: float, score: Score = magnitude) -> Rule:
-    """The k-th part of the output channels, in each group, with the highest sums of scores over the batch."""
+    """The k-th part of the output channels, in each group, whose sums of |v| over the batch score highest."""
 
     def rule(values: Tensor, about: About) -> Tensor:
-        each = score(values, about).movedim(about.axis, 0).flatten(1).sum(1)
+        others = [axis for axis in range(values.dim()) if axis != about.axis % values.dim()]
+        each = score(values.abs().sum(others), about)
         shape = [1] * values.dim()
         shape[about.axis] = -1
         return _highest(each.view(about.groups, -1), k).view(shape)
