@@ -23,7 +23,8 @@ import prunus
 from prunus.cli.main import main
 from prunus.inputs import digits
 from prunus.inputs.networks import load_network
-from prunus.training.batches import Order, mixed
+from prunus.randomness import mixed
+from prunus.training.batches import Order
 from prunus.training.learning_rates import cosine
 from prunus.training.methods import METHODS
 

@@ -1,6 +1,8 @@
 """What may I call? Every public name, flat: `prunus.NAME` for each of these."""
 
+from prunus.application.places import Places
 from prunus.application.pruning import Pruning
+from prunus.backward.sparse_backward import SparseBackward, sparse_backward
 from prunus.compaction.checkpoints import save_compact
 from prunus.compaction.compact import compact
 from prunus.compaction.compacted import Compacted
@@ -55,6 +57,7 @@ __all__ = [
     "Masks",
     "OneShot",
     "Pieces",
+    "Places",
     "Point",
     "Probe",
     "Pruning",
@@ -67,6 +70,7 @@ __all__ = [
     "Sensitivity",
     "Setting",
     "Snapshot",
+    "SparseBackward",
     "Sparsity",
     "Timing",
     "accelerate",
@@ -92,6 +96,7 @@ __all__ = [
     "save_sparse",
     "semi_structured",
     "sensitivity",
+    "sparse_backward",
     "sparsegpt",
     "sparsity",
     "sweep",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from prunus.application.applying import masks_in_force, prune_by, take_off, zero
+from prunus.application.applying import forget_rules, masks_in_force, prune_by, take_off, zero
 from prunus.application.placed import PASSES, PLACES, Placed, by_passes, by_place
 from prunus.application.pruning import Pruning
 from prunus.checks import Amount, check_amount, check_fraction, choose, knows_keywords
@@ -307,7 +307,7 @@ def _only(name: str, placed: Placed) -> Tensor:
 
 
 def restore(model: nn.Module) -> nn.Module:
-    """Undo all pruning: every weight is bit for bit what it was. Nothing happens if none is pruned.
+    """Undo all pruning, rules of `sparse_backward` too: every weight is bit for bit what it was.
 
     Pruning is undone, and not training: weights that survived keep what they have learned (or been
     loaded with) since. A parameter that was exchanged by hand since is left as it is.
@@ -325,6 +325,7 @@ def restore(model: nn.Module) -> nn.Module:
         >>> torch.equal(prunus.restore(prunus.global_prune(net, 0.5)).weight, before)
         True
     """
+    forget_rules(model)
     if not take_off(model) and any(getattr(module, CUT, False) for module in model.modules()):
         raise ValueError(
             "model was cut by compact, and what is gone is not kept: restore the network that it was given"

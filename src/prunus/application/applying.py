@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prunus.application.bits import keep_only
 from prunus.application.passes import OtherGradient, parts_for
 from prunus.application.placed import Placed
+from prunus.application.ruled import RuledLayer, ruled_layers
 from prunus.application.state import PrunedWeight, owned, pruned_weights, shown
 from prunus.application.together import Together, pruned_elsewhere
 from prunus.weights import WeightTensor, check_dtype, check_one_name, layer_weights
@@ -39,7 +40,10 @@ def put_on(model: nn.Module, placed: Mapping[str, Placed]) -> Together:
     for name, masks in placed.items():
         own = masks.map(partial(owned, device=weights[name].parameter.device)).merged()
         users = [attention.get(id(layer), layer) for layer in weights[name].owners]
-        states.append((PrunedWeight(weights[name], users, parts_for(own), together), own))
+        kinds = parts_for(own)
+        if OtherGradient in kinds:
+            _check_unruled(weights[name])
+        states.append((PrunedWeight(weights[name], users, kinds, together), own))
     before = take_off(model)
     try:
         _attach(states)
@@ -109,6 +113,30 @@ def _check_one_mask(model: nn.Module, weights: Sequence[WeightTensor]) -> None:
         f"{name} is pruned already, as {other.name} of another network that holds the same parameter: call "
         "prunus.restore on that first, prune a network that holds both, or give this a parameter of its own"
     )
+
+
+def _check_unruled(weight: WeightTensor) -> None:
+    """Refuse masks for dL/dx where rules of `sparse_backward` say how that is found."""
+    if any(ruled_layers(owner) for owner in weight.owners):
+        raise ValueError(
+            f"{weight.name}: sparse_backward prunes the passes of its layer, so masks of one pass cannot act "
+            "there: prunus.restore(model) first, or prune both passes"
+        )
+
+
+def rule(model: nn.Module, ruled: Sequence[RuledLayer]) -> None:
+    """Let rules prune the passes of these layers, and of no others."""
+    forget_rules(model)
+    for one in ruled:
+        one.attach()
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch._dynamo"].reset()
+
+
+def forget_rules(model: nn.Module) -> None:
+    """Let no rules prune any layer's passes."""
+    for one in ruled_layers(model).values():
+        one.detach()
 
 
 def check_writable(weight: WeightTensor) -> None:

@@ -7,7 +7,7 @@ standardise its weight, or an attention module) is run twice more, once for each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from prunus.application.copies import replicate
-from prunus.weights import is_plain
-
-# From gradient of the output, input, weight, and which of the gradients of input, weight and bias
-# are wanted, to those gradients
-Formula = Callable[[Tensor, "Tensor | None", Tensor, list[bool]], Sequence["Tensor | None"]]
+from prunus.application.operations import Operation, call_of, has_operation
 
 
 @dataclass(frozen=True)
@@ -93,10 +89,12 @@ def detour(
     if not torch.is_grad_enabled() or not any(map(_wants_gradient, tree_leaves((args, kwargs)))):
         return None
     alone = user is layer and not kwargs and not more and weight is layer.weight
-    formula = _formula(layer, args) if alone else None
-    if formula is not None:
-        value = (output.detach(),)  # in a tuple, or the output would be a view, which must not be changed
-        return _ByFormula.apply(formula, stand_in, value, args[0], weight, layer.bias)
+    if alone and len(args) == 1 and has_operation(layer):
+        call = call_of(layer, args[0])
+        value = output.detach()
+        known = (value if call.batched else value[None],)  # in a tuple, or the output would be a view
+        made: Tensor = _ByFormula.apply(call.operation, stand_in, known, call.x, weight, layer.bias)
+        return call.output(made)
     return _by_running_again(user, others, began or RandomState.now(args, kwargs), args, kwargs, output)
 
 
@@ -123,58 +121,14 @@ def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def _formula(layer: Any, args: tuple[Any, ...]) -> Formula | None:
-    """The gradient of a plain layer on one batch, else None."""
-    if not is_plain(layer) or len(args) != 1:
-        return None
-    if isinstance(layer, nn.Linear):
-        return _linear_gradients
-    padding = _padding(layer)
-    if padding is None or layer.padding_mode != "zeros" or args[0].dim() != layer.weight.dim():
-        return None
-
-    def gradients(
-        grad: Tensor, x: Tensor | None, weight: Tensor, wanted: list[bool]
-    ) -> Sequence[Tensor | None]:
-        bias = [grad.shape[1]]
-        geometry = layer.stride, padding, layer.dilation, layer.transposed, layer.output_padding, layer.groups
-        found: Sequence[Tensor | None] = torch.ops.aten.convolution_backward(
-            grad, x, weight, bias, *geometry, wanted
-        )
-        return found
-
-    return gradients
-
-
-def _padding(layer: Any) -> Sequence[int] | None:
-    """Zeros on either side along each axis; None where the two sides differ."""
-    if not isinstance(layer.padding, str):
-        return tuple(layer.padding)
-    if layer.padding == "valid":
-        return [0] * len(layer.kernel_size)
-    both = [reach * (size - 1) for reach, size in zip(layer.dilation, layer.kernel_size, strict=True)]
-    return None if any(total % 2 for total in both) else [total // 2 for total in both]
-
-
-def _linear_gradients(
-    grad: Tensor, x: Tensor | None, weight: Tensor, wanted: list[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    rows = grad.reshape(-1, grad.shape[-1])
-    return (
-        grad @ weight if wanted[0] else None,
-        rows.T @ x.reshape(-1, x.shape[-1]) if x is not None and wanted[1] else None,
-        rows.sum(0) if wanted[2] else None,
-    )
-
-
 class _ByFormula(torch.autograd.Function):
-    """A value that is known, and the gradients of input, weight and bias by a formula."""
+    """A value that is known, and the gradients of input, weight and bias."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        formula: Formula,
+        operation: Operation,
         stand_in: StandIn,
         value: tuple[Tensor],
         x: Tensor,
@@ -185,7 +139,7 @@ class _ByFormula(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.formula, ctx.stand_in, _, x, weight, _ = inputs
+        ctx.operation, ctx.stand_in, _, x, weight, _ = inputs
         ctx.wanted = ctx.needs_input_grad[3:]
         # As torch does: a linear map needs x for the weight's gradient alone, a convolution always
         ctx.save_for_backward(x if ctx.wanted[1] or weight.dim() > 2 else None, weight)
@@ -196,7 +150,7 @@ class _ByFormula(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         # Under autocast the layer ran in the dtype of its output.
         x, weight = x if x is None else x.to(grad.dtype), ctx.stand_in(weight).to(grad.dtype)
-        return None, None, None, *ctx.formula(grad, x, weight, list(ctx.wanted))
+        return None, None, None, *ctx.operation.gradients(grad, x, weight, list(ctx.wanted))
 
 
 def _by_running_again(

@@ -243,6 +243,11 @@ class MaskedGradient(Part):
             parameter: Any = self.state.parameter
             self.accumulated = parameter.register_post_accumulate_grad_hook(self.tell)
 
+    @property
+    def listened(self) -> bool:
+        """Whether something is told."""
+        return self.listener is not None
+
     @unserializable_hook  # type: ignore[untyped-decorator]
     def tell(self, parameter: Tensor) -> None:
         """What was pending has been accumulated."""

@@ -67,6 +67,11 @@ class Part:
     def listen(self, listener: Callable[[Tensor], None] | None) -> None:
         """Let this be told of whole gradients, those of pruned entries included; None ends it."""
 
+    @property
+    def listened(self) -> bool:
+        """Whether something is."""
+        return False
+
     def before_change(self) -> None:
         """The mask is about to be exchanged."""
 
@@ -307,6 +312,11 @@ class PrunedWeight:
         """Let this be told of every whole gradient of the parameter, until another is; None ends it."""
         for part in self.parts:
             part.listen(listener)
+
+    @property
+    def listened(self) -> bool:
+        """Whether something is told of whole gradients."""
+        return any(part.listened for part in self.parts)
 
     def exchange(self, mask: Tensor) -> None:
         """Prune by this mask from now on, wherever one acted, or, if that fails, by the old ones.

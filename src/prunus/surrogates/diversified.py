@@ -12,10 +12,11 @@ from prunus.application.detour import StandIn
 from prunus.application.placed import PASSES, by_passes
 from prunus.checks import check_fraction, check_whole, choose, knows_keywords
 from prunus.masks import Masks
+from prunus.randomness import stream
 from prunus.selection.draw import Candidates
 from prunus.selection.ranking import Choice, rank
 from prunus.surrogates.recomputed import Drawn
-from prunus.surrogates.surrogate import Surrogate, stream
+from prunus.surrogates.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunus.checks import check_fraction, check_whole
+from prunus.randomness import stream
 from prunus.selection.draw import bernoulli
 from prunus.surrogates.recomputed import Drawn
-from prunus.surrogates.surrogate import Surrogate, stream
+from prunus.surrogates.surrogate import Surrogate
 from prunus.weights import Layers, Patterns, find_weights
 
 

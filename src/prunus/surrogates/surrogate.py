@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -155,9 +154,3 @@ def _check_model(model: nn.Module) -> None:
             raise ValueError(f"{name or 'model'} is a surrogate already: wrap the network that it wraps")
         if states_of(module):
             raise ValueError(f"{name or 'model'} is pruned already: prunus.restore(model) first")
-
-
-def stream(*numbers: int) -> torch.Generator:
-    """A generator of its own for these numbers (but for zeros at the end), on the CPU for all devices."""
-    [seed] = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(seed))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, TensorDataset
@@ -17,6 +16,7 @@ from torch.utils.data import Dataset, Sampler, TensorDataset
 from prunus.extras import need
 from prunus.inputs.images import Batch, Images, collate
 from prunus.processes import Process
+from prunus.randomness import mixed
 
 Augmentation = Callable[[Tensor], Tensor]
 
@@ -42,16 +42,6 @@ def zoom(side: int) -> Augmentation:
 AUGMENTATIONS: Mapping[str, Callable[[int], Augmentation]] = {
     function.__name__: function for function in (flip, shift, zoom)
 }
-
-
-def mixed(*numbers: int) -> int:
-    """A seed made of several numbers, such that others make another.
-
-    Example:
-        >>> mixed(0, 1) == mixed(0, 1), mixed(0, 1) == mixed(1, 0)
-        (True, False)
-    """
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 class Order(Sampler[list[int]]):

@@ -27,9 +27,10 @@ from prunus.inputs.images import first_image, in_memory, open_images
 from prunus.inputs.networks import Network
 from prunus.processes import Process
 from prunus.progress import Monitor
+from prunus.randomness import mixed
 from prunus.scores.collecting import evidence
 from prunus.scores.criteria import needs_of
-from prunus.training.batches import AUGMENTATIONS, Batches, mixed, shuffled
+from prunus.training.batches import AUGMENTATIONS, Batches, shuffled
 from prunus.training.fit import Checkpoint, Fit, Machine
 from prunus.training.goingback import WAYS_BACK, Start
 from prunus.training.methods import METHODS, Subject

@@ -22,7 +22,8 @@ from prunus.files import whole_file
 from prunus.inputs.images import Batch
 from prunus.processes import Process
 from prunus.progress import Monitor
-from prunus.training.batches import Batches, mixed
+from prunus.randomness import mixed
+from prunus.training.batches import Batches
 from prunus.training.methods import Method, Pruner
 from prunus.training.recipe import Plan
 

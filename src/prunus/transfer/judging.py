@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from prunus.inputs.images import Source
 from prunus.inputs.networks import Network
 from prunus.progress import Monitor
-from prunus.surrogates.surrogate import Surrogate, stream
+from prunus.randomness import stream
+from prunus.surrogates.surrogate import Surrogate
 from prunus.transfer.attacks import Attack
 from prunus.transfer.methods import Build, Method
 from prunus.transfer.pixels import Normalized, load_png, normalization, predict, round_within, save_png

@@ -1,0 +1,226 @@
+"""A layer whose passes are pruned by rules, as long as its `forward` is another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.application.operations import Call, as_it_is, call_of, outputs_first
+from prunus.application.passing import Pass
+from prunus.application.placed import PLACES
+from prunus.application.places import About, Places
+from prunus.application.products import Kept
+from prunus.application.state import pruned_weights
+from prunus.application.tallies import Tally, counts
+from prunus.application.trial import Trial, Tried
+from prunus.randomness import stream
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When rules act.
+
+    Args:
+        every: so many steps the rules of a weight are asked anew.
+        dense_every: every so many-th step is dense; 0 for none.
+        warmup: so many steps at first are dense.
+        seed: of all draws.
+        faster: whether a layer stays dense where its rules would save no time.
+    """
+
+    every: int = 1
+    dense_every: int = 0
+    warmup: int = 0
+    seed: int = 0
+    faster: bool = False
+
+
+class RuledLayer:
+    """What a layer is called by in place of its `forward`, while rules prune its passes.
+
+    A step is a backward pass that comes to the layer, however often it does.
+
+    Args:
+        layer: for which `has_operation`.
+        places: the rules.
+        plan: when they act.
+        number: of the layer, for draws of its own.
+    """
+
+    def __init__(self, layer: nn.Module, places: Places, plan: Plan, number: int) -> None:
+        self.layer: Any = layer
+        self.places, self.plan, self.number = places, plan, number
+        self.steps = self.draws = 0
+        self.tally = Tally()
+        self.trial = Trial(plan.every) if plan.faster else None
+        self.kept: dict[str, Kept] = {}
+        self._kept_at = self._counted_in = -1
+        self._asking = 0.0
+
+    def attach(self) -> None:
+        """Stand in for the layer's forward."""
+        vars(self.layer)["forward"] = self
+        # Where layers have hooks, no encoder of torch goes past their forward to their weights
+        self._hook = self.layer.register_forward_pre_hook(_nothing)
+
+    def detach(self) -> None:
+        """Let the layer be as it was."""
+        if self.is_attached:
+            del vars(self.layer)["forward"]
+            self._hook.remove()
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether it stands there."""
+        return vars(self.layer).get("forward") is self
+
+    @torch._disable_dynamo  # type: ignore[attr-defined]  # what is counted here is no graph's business
+    def __call__(self, x: Tensor, output_size: Any = None) -> Tensor:
+        """The layer's output."""
+        call, layer = call_of(self.layer, x, output_size), self.layer
+        tensors = call.x, layer.weight, layer.bias
+        if self.trial:
+            self.trial.settle()
+        step = self._step
+        if self._is_dense(step):
+            return call.output(self._dense(call, *tensors))
+        once = self._pass(call, step)
+        tried = self.trial is not None and not self.trial.way
+        run = self.trial.of(once, self._asking) if self.trial and tried else once
+        if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
+            return call.output(run.forward(*tensors))  # what is exported has no backward pass
+        made: Tensor = _Ruled.apply(run, self.passed, *tensors)
+        return call.output(made)
+
+    @property
+    def _step(self) -> int:
+        """How many were made, but for that which may be running this forward once more."""
+        task = torch._C._current_graph_task_id()
+        return self.steps - (task != -1 and task == self._counted_in)
+
+    def passed(self) -> None:
+        """A backward pass has come here."""
+        task = torch._C._current_graph_task_id()
+        self.steps += task == -1 or task != self._counted_in
+        self._counted_in = task
+
+    def _is_dense(self, step: int) -> bool:
+        every, since = self.plan.dense_every, step - self.plan.warmup
+        apart = bool(every) and (since + 1) % every == 0 and self.layer.training
+        return since < 0 or apart or (self.trial is not None and self.trial.way == "dense")
+
+    def _dense(self, call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        made = call.operation.forward(x, weight, bias)
+        if made.requires_grad:
+            made.register_hook(lambda grad: self.passed())  # type: ignore[no-untyped-call]
+        if counts():
+            macs = call.operation.macs(x, weight, made)
+            wanted = {"forward": True, "input_grad": x.requires_grad, "weight_grad": weight.requires_grad}
+            for product in (name for name, used in wanted.items() if used):
+                self.tally.multiply(product, macs)
+        return made
+
+    def _pass(self, call: Call, step: int) -> Pass:
+        operation = call.operation
+        about = About(operation.axis, operation.groups, self._draw, self._in_force)
+        by_sparse = self.trial is not None and self.trial.way == "sparse"
+        return Pass(operation, self.places, self.masks(step), about, self.tally, by_sparse)
+
+    def masks(self, step: int | None = None) -> dict[str, Kept]:
+        """By place, what is kept of the weight at a step, by default at that which is next."""
+        number = max(0, (self._step if step is None else step) - self.plan.warmup) // self.plan.every
+        if number != self._kept_at or self.plan.every == 1:
+            begun = time.perf_counter()
+            self.kept, self._kept_at = self._ask(number), number
+            self._asking = time.perf_counter() - begun
+        return self.kept
+
+    def _ask(self, number: int) -> dict[str, Kept]:
+        """What the rules keep of the weight now."""
+        draw = partial(stream, self.plan.seed, self.number, _WEIGHT, number)
+        groups = getattr(self.layer, "groups", 1)
+        about = About(0, groups, lambda device: draw(device=device), self._in_force)
+        found = {}
+        with torch.no_grad():
+            values = outputs_first(self.layer, self.layer.weight.detach())
+            for place, rule in self.places.of_weight().items():
+                mask = as_it_is(self.layer, rule(values, about))
+                before = self.kept.get(place)
+                found[place] = before if before and before.is_of(mask) else Kept(mask)
+        return found
+
+    def penalize(self) -> None:
+        """Add the penalty to the gradient that the weight has got in the last step."""
+        penalty, weight = self.places.penalty, self.layer.weight
+        if penalty and self.kept and not self._is_dense(self.steps - 1):
+            with torch.no_grad():
+                kept = {place: one.mask for place, one in self.kept.items()}
+                weight.grad.add_(penalty(weight.detach(), kept))
+
+    def _draw(self, device: torch.device) -> torch.Generator:
+        self.draws += 1
+        return stream(self.plan.seed, self.number, _GRADIENT, self.draws, device=device)
+
+    def _in_force(self, place: str) -> Tensor | None:
+        """The mask of the weight there; of its gradient none, where something asks for all of that."""
+        state = pruned_weights(self.layer).get("weight")
+        if state is None or (place == "weight_grad" and state.listened):
+            return None
+        mask = PLACES[place](state.placed)
+        return None if mask is None else outputs_first(self.layer, mask)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training that is resumed goes on from."""
+        kept = {place: kept.mask.clone() for place, kept in self.kept.items()}
+        return {"steps": self.steps, "draws": self.draws, "kept_at": self._kept_at, "kept": kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        device = self.layer.weight.device
+        self.steps, self.draws, self._kept_at = state["steps"], state["draws"], state["kept_at"]
+        self.kept = {place: Kept(mask.to(device)) for place, mask in state["kept"].items()}
+        self._counted_in = -1
+
+
+def _nothing(layer: nn.Module, args: object) -> None:
+    """A hook."""
+
+
+_WEIGHT, _GRADIENT = 0, 1  # so that what is drawn for the one is not drawn for the other
+
+
+class _Ruled(torch.autograd.Function):
+    """W x by a pass, and its gradients."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        run: Pass | Tried, passed: Callable[[], None], x: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        return run.forward(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.run, ctx.passed, x, weight, _ = inputs
+        ctx.wanted = list(ctx.needs_input_grad[2:])
+        # As torch does: a linear map needs x for the weight's gradient alone, a convolution always
+        ctx.save_for_backward(x if ctx.wanted[1] or weight.dim() > 2 else None, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        [grad] = grads
+        ctx.passed()
+        return None, None, *ctx.run.gradients(grad, *ctx.saved_tensors, ctx.wanted)
+
+
+def ruled_layers(model: nn.Module) -> dict[str, RuledLayer]:
+    """By their paths, the layers of a network whose passes rules prune."""
+    found = {path: vars(layer).get("forward") for path, layer in model.named_modules()}
+    return {path: ruled for path, ruled in found.items() if isinstance(ruled, RuledLayer)}

@@ -1,0 +1,126 @@
+"""What is kept at a place: rules, each made by a function of how much.
+
+Counts are `int(k · n)` of n entries, and one at least; ties are kept by position, the last first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from prunus.application.places import About, Rule
+from prunus.masks import counted
+from prunus.selection.line import keep_highest
+from prunus.selection.scope import check_some
+
+Score: TypeAlias = Callable[[Tensor, About], Tensor]  # of each entry; the highest are kept
+
+
+def magnitude(values: Tensor, about: About) -> Tensor:
+    """|v|."""
+    return values.abs()
+
+
+def random(values: Tensor, about: About) -> Tensor:
+    """Numbers that say nothing: the control of every other score."""
+    generator = about.generator(values.device)
+    return torch.rand(values.shape, generator=generator, device=values.device)
+
+
+def largest(k: float, score: Score = magnitude) -> Rule:
+    """The k-th part of all entries that scores highest."""
+
+    def rule(values: Tensor, about: About) -> Tensor:
+        return _highest(score(values, about).reshape(1, -1), k).view(values.shape)
+
+    return rule
+
+
+def largest_of_each(k: float, score: Score = magnitude) -> Rule:
+    """The k-th part of the entries of each item that scores highest: of each row of a linear layer."""
+
+    def rule(values: Tensor, about: About) -> Tensor:
+        scores = score(values, about)
+        rows = scores.reshape(-1, values.shape[-1]) if about.axis == -1 else scores.flatten(1)
+        return _highest(rows, k).view(values.shape)
+
+    return rule
+
+
+def channels(k: float, score: Score = magnitude) -> Rule:
+    """The k-th part of the output channels, in each group, with the highest sums of scores over the batch."""
+
+    def rule(values: Tensor, about: About) -> Tensor:
+        each = score(values, about).movedim(about.axis, 0).flatten(1).sum(1)
+        shape = [1] * values.dim()
+        shape[about.axis] = -1
+        return _highest(each.view(about.groups, -1), k).view(shape)
+
+    return rule
+
+
+def in_force(place: str) -> Rule:
+    """What the masks keep at a place by which the weight is pruned."""
+
+    def rule(values: Tensor, about: About) -> Tensor:
+        mask = about.in_force(place)
+        return torch.ones_like(values, dtype=torch.bool) if mask is None else mask
+
+    return rule
+
+
+def n_of_m(n: int, m: int, score: Score = magnitude, axis: int = 1) -> Rule:
+    """Of every m neighbours along an axis of the weight (0: outputs, 1: inputs), the n that score highest.
+
+    Raises:
+        ValueError: n is not between 0 and m; then, of the rule: that axis is no multiple of m.
+    """
+    check_some(n, m)
+
+    def rule(values: Tensor, about: About) -> Tensor:
+        count, what = values.shape[axis], ("outputs", "inputs")[axis]
+        if count % m:
+            raise ValueError(f"its {counted(count, what[:-1])} are no multiple of {m}: exclude it")
+        scores = score(values, about).movedim(axis, -1)
+        return keep_highest(scores.reshape(-1, m), m - n).view(scores.shape).movedim(-1, axis)
+
+    return rule
+
+
+def dithered(k: float) -> Rule:
+    """Rounded down to multiples of a step, after uniform noise as wide: mostly zero, and right in the mean.
+
+    The step is that at which about the k-th part does not become zero, as found from some of the entries.
+    """
+
+    def rule(values: Tensor, about: About) -> Tensor:
+        step = _step(values, k)
+        if not step:
+            return values
+        generator = about.generator(values.device)
+        noise = torch.rand(values.shape, generator=generator, device=values.device, dtype=values.dtype)
+        return (values / step + noise).floor() * step
+
+    return rule
+
+
+SAMPLE = 4096
+
+
+def _step(values: Tensor, k: float) -> float:
+    """The s at which the mean of min(1, |v|/s), the chance that v does not become zero, is k; 0 for none."""
+    flat = values.flatten()
+    some = flat[:: max(1, len(flat) // SAMPLE)].abs().double()
+    rising = some[some > 0].sort().values
+    if k * len(some) >= len(rising):
+        return 0.0
+    sums, above = rising.cumsum(0), torch.arange(len(rising) - 1, -1, -1, device=some.device)
+    at = int((above + sums / rising >= k * len(some)).sum()) - 1  # s is between this one and the next
+    return float(sums[at] / (k * len(some) - above[at]))
+
+
+def _highest(rows: Tensor, k: float) -> Tensor:
+    return keep_highest(rows, rows.shape[1] - max(1, int(k * rows.shape[1])))
