@@ -125,10 +125,17 @@ _FUNCTIONAL_CALL = "_functional_call", "torch.nn.utils.stateless"
 
 def unobserved() -> AbstractContextManager[None]:
     """Within the block nothing is traced, transformed or faked: what is written, is written."""
+    return _aside(torch._C._get_tracing_state()) if _traced() else _NOTHING
+
+
+def observed() -> bool:
+    """Whether what is computed now is being traced, transformed, faked or compiled."""
+    return torch.compiler.is_compiling() or _traced()
+
+
+def _traced() -> bool:
     trace, level = torch._C._get_tracing_state(), functorch.peek_interpreter_stack()
-    if trace is None and level is None and not torch._C._len_torch_dispatch_stack():
-        return _NOTHING
-    return _aside(trace)
+    return trace is not None or level is not None or bool(torch._C._len_torch_dispatch_stack())
 
 
 _NOTHING: AbstractContextManager[None] = nullcontext()
