@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prunus.application.operations import Call, as_it_is, call_of, outputs_first
 from prunus.application.passing import Pass
+from prunus.application.penalties import due
 from prunus.application.placed import PLACES
 from prunus.application.places import About, Places
 from prunus.application.products import Kept
@@ -109,6 +110,8 @@ class RuledLayer:
         task = torch._C._current_graph_task_id()
         self.steps += task == -1 or task != self._counted_in
         self._counted_in = task
+        if self.places.penalty:
+            due(self)
 
     def _is_dense(self, step: int) -> bool:
         every, since = self.plan.dense_every, step - self.plan.warmup
@@ -155,13 +158,13 @@ class RuledLayer:
                 found[place] = before if before and before.is_of(mask) else Kept(mask)
         return found
 
-    def penalize(self) -> None:
-        """Add the penalty to the gradient that the weight has got in the last step."""
+    def penalize(self, scale: float | Tensor) -> None:
+        """Add the penalty to the gradient that the weight has got in the last step, times this."""
         penalty, weight = self.places.penalty, self.layer.weight
-        if penalty and self.kept and not self._is_dense(self.steps - 1):
+        if penalty and self.is_attached and self.kept and not self._is_dense(self.steps - 1):
             with torch.no_grad():
                 kept = {place: one.mask for place, one in self.kept.items()}
-                weight.grad.add_(penalty(weight.detach(), kept))
+                weight.grad.add_(penalty(weight.detach(), kept) * scale)
 
     def _draw(self, device: torch.device) -> torch.Generator:
         self.draws += 1

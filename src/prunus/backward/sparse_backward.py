@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import inspect
 import warnings
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from prunus.application.applying import rule
 from prunus.application.operations import has_operation
@@ -51,7 +47,6 @@ class SparseBackward:
     def __init__(self, model: nn.Module, layers: Mapping[str, RuledLayer], dense: Mapping[str, str]) -> None:
         self.model, self.layers, self._dense = model, dict(layers), dict(dense)
         rule(model, list(layers.values()))
-        _penalized.add(self)
 
     def __repr__(self) -> str:
         places = dict.fromkeys(place for ruled in self.layers.values() for place in ruled.places.used)
@@ -97,16 +92,6 @@ class SparseBackward:
         for path, ruled in self.layers.items():
             ruled.load_state_dict(state[path])
 
-    def _penalize(self, optimizer: Optimizer) -> None:
-        """Add penalties to the gradients that a step of this optimizer is about to take."""
-        moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        done: set[int] = set()
-        for ruled in self.layers.values():
-            weight = ruled.layer.weight
-            if ruled.is_attached and id(weight) in moved - done and weight.grad is not None:
-                done.add(id(weight))
-                ruled.penalize()
-
     def __enter__(self) -> Self:
         return self
 
@@ -114,19 +99,6 @@ class SparseBackward:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore()
-
-
-# All that there are. torch calls the hooks of every optimizer in one place, and so there is one hook.
-_penalized: weakref.WeakSet[SparseBackward] = weakref.WeakSet()
-
-
-@torch._disable_dynamo  # type: ignore[attr-defined]
-def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for sparse in list(_penalized):
-        sparse._penalize(optimizer)
-
-
-register_optimizer_step_pre_hook(_before_step)
 
 
 def sparse_backward(
