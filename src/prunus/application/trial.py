@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -62,8 +62,9 @@ class Trial:
         if self.way or len(self._times.get("dense", ())) < TRIES:
             return
         for way, (first, *rest) in self._times.items():
-            once = max(0.0, first - statistics.median(rest)) if way == "sparse" else 0.0  # for the indices
-            self.seconds[way] = statistics.median(rest) + once / self.every
+            usual = statistics.median(rest)
+            once = max(0.0, first - usual) if way == "sparse" and usual < math.inf else 0.0  # for the indices
+            self.seconds[way] = usual + once / self.every
         names = ("dense", "pruned", "sparse")
         best = min(self.seconds, key=self.seconds.__getitem__)
         best = best if self.seconds[best] < GAIN * self.seconds["dense"] else "dense"
@@ -99,15 +100,19 @@ class Tried:
         return found
 
     def _timed(self, task: Callable[[Pass], T]) -> T:
-        """What the dense way gives; a way that fails is none."""
+        """What the dense way gives; a way that fails takes forever."""
         made: T
         for way, run in self.ways.items():
-            with suppress(*((RuntimeError,) if way == "sparse" else ())):
-                begun = _now()
+            begun = _now()
+            try:
                 result = task(run)
-                self.spent[way] = self.spent.get(way, 0.0) + _now() - begun
-                if way == "dense":
-                    made = result
+            except RuntimeError:
+                if way != "sparse":
+                    raise
+                self.spent[way] = math.inf
+            self.spent[way] = self.spent.get(way, 0.0) + _now() - begun
+            if way == "dense":
+                made = result
         return made
 
 

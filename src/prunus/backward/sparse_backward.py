@@ -85,9 +85,11 @@ class SparseBackward:
         """Go on where another one was, of the same arguments.
 
         Raises:
-            ValueError: it is of other layers. Nothing has changed then.
+            ValueError: it is of other layers or places. Nothing has changed then.
         """
-        if state.keys() != self.layers.keys():
+        if state.keys() != self.layers.keys() or not all(
+            ruled.fits(state[path]) for path, ruled in self.layers.items()
+        ):
             raise ValueError("the state is of another network, or of other layers of it")
         for path, ruled in self.layers.items():
             ruled.load_state_dict(state[path])
@@ -188,6 +190,8 @@ def _places(
     own: dict[str, dict[str, Any]] = {name: {} for name in names}
     for setting, value in settings.items():
         by_pattern = value if isinstance(value, Mapping) else {"*": value}
+        if not by_pattern:
+            raise ValueError(f"{setting} is empty: expected a value by each name pattern")
         meant = taken(by_pattern, known)
         found = {name: by_pattern[pattern] for pattern, matched in meant.items() for name in matched}
         own = {name: {**one, setting: found[name]} for name, one in own.items() if name in found}
@@ -208,7 +212,7 @@ def _ruled(
     uncalled = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     found: dict[str, RuledLayer] = {}
     dense = {}
-    for name in places:
+    for number, name in enumerate(places):
         for layer in weights[name].owners:
             if layer in uncalled:
                 dense[name] = "which nn.MultiheadAttention uses without a call of its layer"
@@ -216,7 +220,7 @@ def _ruled(
                 dense[name] = f"{type(layer).__name__} is no plain convolution or linear layer"
             else:
                 _check_masks(name, layer)
-                found[paths[layer]] = RuledLayer(layer, places[name], plan, len(found))
+                found[paths[layer]] = RuledLayer(layer, places[name], plan, (number, len(found)))
                 _check_rules(name, found[paths[layer]])
     if not found:
         raise ValueError(f"nothing to prune: {'; '.join(f'{n}, {reason}' for n, reason in dense.items())}")
