@@ -24,7 +24,7 @@ def masked_for_one_call(name: str, user: nn.Module, layer: nn.Module, attribute:
     """
     tensor = layer._parameters[attribute]
     assert tensor is not None
-    if _is_batched(tensor):
+    if is_batched(tensor):
         raise RuntimeError(
             f"{name} is pruned, and vmap runs it on a stack of several networks' parameters, each with a "
             "mask of its own: what was stacked holds its zeros, so let functional_call run an unpruned "
@@ -102,7 +102,8 @@ def _put(layer: nn.Module, attribute: str, tensor: Tensor) -> None:
     layer._parameters[attribute] = tensor  # type: ignore[assignment]  # as functional_call does itself
 
 
-def _is_batched(tensor: Tensor) -> bool:
+def is_batched(tensor: Tensor) -> bool:
+    """Whether vmap has stacked it."""
     while functorch.is_functorch_wrapped_tensor(tensor):
         if functorch.is_batchedtensor(tensor):
             return True

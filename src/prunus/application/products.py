@@ -34,6 +34,8 @@ class Kept:
 
     def __call__(self, weight: Tensor) -> Tensor:
         """The weight, zero where it is not kept."""
+        if torch._C._get_tracing_state() is not None:  # which does not know what stands there
+            return torch.where(self.mask, weight, weight.new_zeros(()))
         return StandIn(self.mask)(weight)
 
     @cached_property
@@ -143,7 +145,7 @@ def sparse(
         left, right = (items, rows) if operation.inputs_first else (rows, items)
         at = index.matrix(left.new_zeros(len(index.column)))
         found = torch.sparse.sampled_addmm(at, left.T, right, beta=0.0).values()
-        to_weight = torch.zeros_like(weight).view(-1).index_copy_(0, index.flat, found).view_as(weight)
+        to_weight = weight.new_zeros(weight.numel()).index_copy_(0, index.flat, found).view(weight.shape)
     rest = [wanted[0] and to_input is None, wanted[1] and to_weight is None, wanted[2]]
     dense = operation.gradients(grad, x, weight, rest)
     return to_input if dense[0] is None else dense[0], to_weight if dense[1] is None else dense[1], dense[2]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -69,7 +69,8 @@ class Trial:
         steps, self._masks = LASTING if lasting else self.every, []
         for way, (first, *rest) in self._times.items():
             usual = statistics.median(rest)
-            once = max(0.0, first - usual) if way == "sparse" and steps > 1 else 0.0  # for indices
+            timed = way == "sparse" and steps > 1 and usual < math.inf
+            once = max(0.0, first - usual) if timed else 0.0  # for indices
             self.seconds[way] = usual + once / steps
         names = ("dense", "pruned", "sparse")
         best = min(self.seconds, key=self.seconds.__getitem__)
@@ -106,15 +107,19 @@ class Tried:
         return found
 
     def _timed(self, task: Callable[[Pass], T]) -> T:
-        """What the dense way gives; a way that fails is none."""
+        """What the dense way gives; a way that fails takes forever."""
         made: T
         for way, run in self.ways.items():
-            with suppress(*((RuntimeError,) if way == "sparse" else ())):
-                begun = _now()
+            begun = _now()
+            try:
                 result = task(run)
-                self.spent[way] = self.spent.get(way, 0.0) + _now() - begun
-                if way == "dense":
-                    made = result
+            except RuntimeError:
+                if way != "sparse":
+                    raise
+                self.spent[way] = math.inf
+            self.spent[way] = self.spent.get(way, 0.0) + _now() - begun
+            if way == "dense":
+                made = result
         return made
 
 
