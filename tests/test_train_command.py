@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import prunus
+from prunus.backward.rules import random as random_scores
 from prunus.cli.main import main
 from prunus.inputs import digits
 from prunus.inputs.networks import load_network
@@ -62,6 +64,13 @@ def rows_of(output: Path) -> list[dict[str, str]]:
 
 def networks_of(output: Path) -> dict[str, dict[str, Tensor]]:
     return {path.name: torch.load(path) for path in sorted((output / "networks").iterdir())}
+
+
+def stored(output: Path) -> Any:
+    """All that is in results.json but for the seconds."""
+    results = json.loads((output / "results.json").read_text())
+    assert all(point.pop("seconds") > 0 for point in results["points"])
+    return results
 
 
 def equal(one: dict[str, dict[str, Tensor]], other: dict[str, dict[str, Tensor]]) -> bool:
@@ -117,6 +126,23 @@ def command_of(nets: Path, folder: Path) -> list[str]:
     return [str(argument) for argument in [*arguments, "--checkpoint-every", "0", "--optimizer", "adamw"]]
 
 
+def under_rules(nets: Path, folder: Path) -> list[str]:
+    rules = "meprop:0.3,dither:0.3,swat:0.5:random,topkast:0.3,bimask:1:4"
+    command = [*command_of(nets, folder), "--backward", rules, "--mask-every", "3", "--exclude", "4"]
+    del command[(at := command.index("--to")) : at + 2]
+    del command[(at := command.index("--schedule")) : at + 2]
+    return command
+
+
+def rules_of_each_image(nets: Path, folder: Path) -> list[str]:
+    """Those whose choice does not depend on which other images a process sees."""
+    return [
+        *under_rules(nets, folder),
+        "--backward",
+        "meprop:0.3,topkast:0.3:random,bimask:1:4,magnitude:0.5",
+    ]
+
+
 def killed_while_it_trains(command: list[str], output: Path, after: float) -> bool:
     """Whether it was still running so many seconds after it had written a checkpoint."""
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -131,18 +157,19 @@ def killed_while_it_trains(command: list[str], output: Path, after: float) -> bo
     return process.wait() == -signal.SIGKILL
 
 
-def test_killed_at_random_moments_and_started_again(nets: Path, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [command_of, under_rules])
+def test_killed_at_random_moments_and_started_again(
+    made: Callable[[Path, Path], list[str]], nets: Path, folder: Path, tmp_path: Path
+) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    command = [sys.executable, "-m", "prunus", "train", *command_of(nets, folder), "-o"]
+    command = [sys.executable, "-m", "prunus", "train", *made(nets, folder), "-o"]
     subprocess.run([*command, str(whole)], check=True, capture_output=True)
     moments, kills = random.Random(0), 0
     while kills < 3 and killed_while_it_trains([*command, str(broken)], broken, moments.uniform(0, 0.7)):
         kills += 1
     assert kills
     subprocess.run([*command, str(broken)], check=True, capture_output=True)
-    assert json.loads((broken / "results.json").read_text()) == json.loads(
-        (whole / "results.json").read_text()
-    )
+    assert stored(broken) == stored(whole)
     assert equal(networks_of(whole), networks_of(broken))
     assert not (broken / "checkpoints").exists()
 
@@ -235,9 +262,90 @@ def test_each_way_back_is_what_it_says(rewind: str, tmp_path: Path) -> None:
     assert all(torch.equal(found[f"{i}.weight"] == 0, wanted[f"{i}.weight"] == 0) for i in (0, 3, 7))
 
 
-def test_several_processes_train_what_one_does(nets: Path, folder: Path, tmp_path: Path) -> None:
+def test_under_rules_it_is_the_plain_loop(tmp_path: Path) -> None:
+    command = [
+        "-a",
+        "digits:plain",
+        "--backward",
+        "meprop:0.3,srste:2:4,swat:0.4:random",
+        "--mask-every",
+        "2",
+    ]
+    assert train(*command, "--exclude", "0", "--epochs", "2", "--seed", "3", "-o", tmp_path) == 0
+    images, labels = digits.load_images(train=True)
+    build = load_network("digits:plain", "none").build
+    assert build is not None
+    for row, name, given in zip(
+        rows_of(tmp_path)[1:],
+        ("meprop-0.3", "srste-2-4", "swat-0.4-random"),
+        (
+            {"rules": "meprop", "k": 0.3},
+            {"rules": "srste"},
+            {"rules": "swat", "k": 0.4, "score": random_scores},
+        ),
+        strict=True,
+    ):
+        model = build(mixed(3, 0)).train()
+        sparse = prunus.sparse_backward(model, **given, layers="Conv2d", exclude="0", every=2, seed=3)  # type: ignore[arg-type]
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        order = Order(len(images), 128, seed=3)
+        for step in range(14):
+            if step % 7 == 0:
+                order.start(step // 7, 0)
+                keys = iter(order)
+            optimizer.param_groups[0]["lr"] = 0.1 * cosine(step / 14)
+            chosen = torch.tensor(next(keys)) % len(images)
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[chosen]), labels[chosen]).backward()
+            optimizer.step()
+        kept = sparse.masks
+        for layer, mask in kept.items():
+            model.get_parameter(layer).data *= mask
+        found = networks_of(tmp_path)[f"digits-plain-backward-{name}-seed-3.pth"]
+        assert all(torch.equal(found[key], value) for key, value in model.state_dict().items())
+        assert int(row["pruned"]) == kept.pruned == sum(int((found[layer] == 0).sum()) for layer in kept)
+        result = prunus.evaluate(prunus.restore(model), [digits.load_images()])
+        assert (result.correct, row["backward"]) == (int(row["correct"]), name.replace("-", ":"))
+
+
+def test_rules_beside_schedules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["-a", "digits:plain", "--epochs", "1", "--seed", "0,1", "-o", tmp_path]
+    assert train(*command, "--backward", "none,magnitude:0.5", "--schedule", "gradual", "--to", "0.5") == 0
+    rows = [(row["schedule"], row["backward"], row["pruned"]) for row in rows_of(tmp_path)]
+    assert rows == 2 * [("dense", "", "0"), ("dense", "magnitude:0.5", "0"), ("gradual", "", "2952")]
+    for line in csv.DictReader((tmp_path / "summary.csv").open()):
+        assert (line["lost"] == "") == (line["how"] == "dense")
+        assert float(line["seconds"]) > 0
+    assert train(*command, "--backward", "magnitude:0.5", "--schedule", "gradual", "--to", "0.5") == 1
+    assert "backward was ['none', 'magnitude:0.5'], now ['magnitude:0.5']" in capsys.readouterr().err
+
+
+def test_rows_of_earlier_versions(tmp_path: Path) -> None:
+    command = ["-a", "digits:plain", "--epochs", "1", "--schedule", "static", "--to", "0.5", "-o", tmp_path]
+    assert train(*command) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    for point in results["points"]:
+        del point["seconds"], point["backward"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert train(*command) == 0
+    assert [row["seconds"] for row in rows_of(tmp_path)] == ["", ""]
+
+
+def test_networks_that_come_trained_learn_on_under_rules(tmp_path: Path) -> None:
+    command = ["-a", "digits:plain", "--weights", "DEFAULT", "--backward", "topkast:0.5", "--epochs", "2"]
+    assert train(*command, "-o", tmp_path) == 0
+    dense, sparse = rows_of(tmp_path)
+    assert (dense["acc1"], dense["epochs"], sparse["epochs"]) == ("98.2202", "0", "2")
+    assert float(sparse["acc1"]) > 90
+    assert int(sparse["pruned"]) == pytest.approx(0.5 * 5904, abs=3)
+
+
+@pytest.mark.parametrize("made", [command_of, rules_of_each_image])
+def test_several_processes_train_what_one_does(
+    made: Callable[[Path, Path], list[str]], nets: Path, folder: Path, tmp_path: Path
+) -> None:
     # SGD, as what grows makes its first step under Adam by the learning rate, and all of it ties
-    command = [*command_of(nets, folder), "--epochs", "2", "--retrain-epochs", "1", "--optimizer", "sgd"]
+    command = [*made(nets, folder), "--epochs", "2", "--retrain-epochs", "1", "--optimizer", "sgd"]
     nets.write_text(NETS.replace("nn.Dropout(0.1)", "nn.Identity()"))  # which draws by process
     assert train(*command, "-o", tmp_path / "one") == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
@@ -318,6 +426,15 @@ def test_data_sets_of_torchvision_by_name(tmp_path: Path, capsys: pytest.Capture
         (["--lr", "1e9", "--epochs", "2"], "digits:plain dense seed 0: the loss is"),
         (["--schedule", "gradula"], "is not one of"),
         (["--scope", "2:4", "--to", "0.9", "--schedule", "one-shot"], "2:4"),
+        (["--backward", "meprob:0.1"], "rules must be one of none, meprop, channels"),
+        (["--backward", "static"], "rules must be one of none, meprop, channels"),
+        (["--backward", "meprop:0"], "'meprop:0': k must be in (0, 1], got 0.0"),
+        (["--backward", "meprop:few"], "'meprop:few': k must be a number, got 'few'"),
+        (["--backward", "meprop:0.1:0.2"], "expected meprop, and by colons at most its k"),
+        (["--backward", "srste:2.5:4"], "'srste:2.5:4': n must be a whole number, got '2.5'"),
+        (["--backward", "dither:0.1:random"], "dither has no score that could be random"),
+        (["--backward", "srste:2:5", "--exclude", "0"], "digits:plain by srste:2:5: 3.weight: its"),
+        (["--backward", "meprop:0.1", "--to", "0.5"], "--to has no meaning beside --backward alone"),
     ],
 )
 def test_what_is_refused(

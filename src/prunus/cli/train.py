@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,7 +24,7 @@ from prunus.cli.options import (
     show,
     takes,
 )
-from prunus.cli.values import Name, Names
+from prunus.cli.values import Name, Names, Rules
 
 if TYPE_CHECKING:
     from prunus.training.recipe import Recipe
@@ -65,6 +65,20 @@ class HowToTrain:
         default="lr",
         help="What follows a cut: the learning rates of the last --retrain-epochs again (lr), from the "
         "weights there (weights) or from new ones (init); or the last rate throughout (none).",
+    )
+    backward: Sequence[str] = option(
+        "--backward",
+        type=Rules(),
+        default=(),
+        help="Train under rules of prunus.sparse_backward, which prune passes while weights stay dense; in "
+        "place of --schedule, or beside it where that is given too. meprop:0.1,srste:2:4 keep a tenth, and "
+        "two of four; more settings after more colons; at last random, for draws in place of scores.",
+    )
+    mask_every: int = option(
+        "--mask-every",
+        type=click.IntRange(1),
+        default=1,
+        help="So many steps --backward keeps the same weights.",
     )
     epochs: int = option("--epochs", type=click.IntRange(1), default=20, help="Of a whole training.")
     retrain_epochs: int | None = option(
@@ -130,6 +144,11 @@ class HowToTrain:
         "--keep-images", recorded=False, is_flag=True, help="Read training images once, into memory."
     )
 
+    def recorded(self) -> dict[str, Any]:
+        """As a results folder keeps it; without what is not used, as folders do that are older than that."""
+        later = ("backward", "mask_every")
+        return {name: value for name, value in recorded(self).items() if name not in later or self.backward}
+
     def recipe(self, batch_size: int) -> Recipe:
         """The same with functions in place of names."""
         from prunus.training.learning_rates import LEARNING_RATES
@@ -175,6 +194,8 @@ def train_command(
     What 10 epochs recover of a network of your own:
         prunus train --data CIFAR -a nets.py:resnet20 --weights resnet20.pth --schedule one-shot \\
             --rewind none,lr --to 0.5,0.9 --epochs 10 --augment shift,flip --seed 0,1,2
+    With a tenth of the gradients that layers pass back, and with a tenth that is drawn:
+        prunus train --backward meprop:0.1,meprop:0.1:random
     """
     from prunus.processes import Process
     from prunus.results.loop import run
@@ -186,6 +207,10 @@ def train_command(
     loaded, process = networks.load(images), Process.here(backend=None)
     if all(network.bundled for network in loaded) and context.get_parameter_source("rate") is UNSAID:
         training = replace(training, rate=0.5)  # for fewer rounds
+    if training.backward and context.get_parameter_source("schedule") is UNSAID:
+        if context.get_parameter_source("p_prune") is not UNSAID:
+            raise click.UsageError("--to has no meaning beside --backward alone: name a --schedule too")
+        training = replace(training, schedule=())
     made = Training(
         networks=loaded,
         settings=how.settings(),
@@ -195,6 +220,8 @@ def train_command(
         which=which.which(),
         schedules=training.schedule,
         rewinds=training.rewind,
+        backward=training.backward,
+        mask_every=training.mask_every,
         recipe=training.recipe(images.batch_size),
         trained=_trained(networks.weights),
         folder=output,
@@ -203,15 +230,20 @@ def train_command(
         keep_images=training.keep_images,
     )
     scopes = list(dict.fromkeys(str(setting.scope) for setting in made.settings))
-    options = {**how.recorded(scopes), **recorded(training, which, calibration), **images.recorded()}
-    options |= {**machine.recorded(), "batch_size": images.batch_size, "trained": made.trained}
+    options = {**how.recorded(scopes), **recorded(which, calibration), **images.recorded()}
+    options |= {
+        **training.recorded(),
+        **machine.recorded(),
+        "batch_size": images.batch_size,
+        "trained": made.trained,
+    }
     rows = run(replace(made, options=options), TRAINED, output, options, process)
     if process.number == 0:
         show(trained_table(rows))
         click.echo(
-            f"acc@1 in percent, as a mean over seeds; lost: against the dense network of the same seed; [..] "
-            f"are 95% intervals over seeds.\n{output}: results.csv, summary.csv, results.json; accuracy and "
-            f"layers as .png and .svg; networks/*.pth"
+            f"acc@1 in percent and seconds of training, as means over seeds; lost: against the dense network "
+            f"of the same seed; [..] are 95% intervals over seeds.\n{output}: results.csv, summary.csv, "
+            f"results.json; accuracy and layers as .png and .svg; networks/*.pth"
         )
 
 

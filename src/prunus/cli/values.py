@@ -76,6 +76,30 @@ class FractionsOf(click.ParamType[Any]):
         return value
 
 
+class Rules(click.ParamType[Any]):
+    """Comma-separated rules that prune passes, see `prunus.training.named_rules`, each of them checked."""
+
+    name = "rules"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How `--help` shows the value."""
+        from prunus.training.named_rules import NO_RULES, RULES
+
+        return f"[{'|'.join((NO_RULES, *RULES))}][:K][:random],…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A tuple of the same texts without duplicates."""
+        from prunus.training.named_rules import read_rules
+
+        texts = Names().convert(value, param, ctx)
+        try:
+            for text in texts:
+                read_rules(text)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return texts
+
+
 class Numbers(click.ParamType[Any]):
     """Comma-separated numbers and ranges FIRST:LAST:STEP, both ends included."""
 

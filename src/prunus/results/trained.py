@@ -13,7 +13,8 @@ from rich.table import Table
 from prunus.evaluation.statistics import mean_over
 from prunus.results.folder import Layout
 from prunus.results.panels import Panel, heat_map
-from prunus.training.rows import DENSE, Run, TrainRow
+from prunus.training.methods import METHODS
+from prunus.training.rows import Run, TrainRow
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,13 @@ class Outcome:
             for row in self.rows
             if row.run.setting.seed in dense
         ]
-        return mean_over(lost) if lost and self.run.schedule != DENSE else None
+        return mean_over(lost) if lost and not self.run.is_dense else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of training, as a mean over seeds; None where not all rows know them."""
+        known = [row.seconds for row in self.rows if row.seconds is not None]
+        return sum(known) / len(known) if len(known) == len(self.rows) else None
 
     @property
     def fraction(self) -> float:
@@ -66,6 +73,7 @@ class Outcome:
             "acc1_reach": reach,
             "lost": lost,
             "lost_reach": lost_reach,
+            "seconds": "" if self.seconds is None else round(self.seconds, 3),
         }
 
 
@@ -75,22 +83,23 @@ def outcomes(rows: Sequence[TrainRow]) -> list[Outcome]:
     for row in rows:
         way = replace(row.run, setting=replace(row.run.setting, seed=0))
         found.setdefault(way, []).append(row)
-    dense = {way.network: members for way, members in found.items() if way.schedule == DENSE}
+    dense = {way.network: members for way, members in found.items() if way.is_dense}
     return [Outcome(way, members, dense.get(way.network, ())) for way, members in found.items()]
 
 
 def trained_table(rows: Sequence[TrainRow]) -> Table:
-    """Network, way, fraction, epochs, acc@1 and loss against dense, with their intervals over seeds."""
+    """Network, way, fraction, epochs and seconds, acc@1 and loss against dense, with intervals over seeds."""
     made = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("network", "trained"):
         made.add_column(name, no_wrap=True)
-    for name in ("fraction", "epochs", "acc@1", "lost"):
+    for name in ("fraction", "epochs", "seconds", "acc@1", "lost"):
         made.add_column(name, justify="right", no_wrap=True)
     for outcome in outcomes(rows):
         several = len(outcome.rows) > 1
         cells = [_shown(part, several) for part in (outcome.top1, outcome.lost)]
-        epochs = str(outcome.rows[0].epochs)
-        made.add_row(outcome.run.network, outcome.run.how, f"{outcome.fraction:.4f}", epochs, *cells)
+        seconds = "" if outcome.seconds is None else f"{outcome.seconds:.1f}"
+        first = [outcome.run.network, outcome.run.how, f"{outcome.fraction:.4f}"]
+        made.add_row(*first, str(outcome.rows[0].epochs), seconds, *cells)
     return made
 
 
@@ -114,7 +123,7 @@ def accuracy(rows: Sequence[TrainRow]) -> Figure:
             lines.setdefault(outcome.run.how, []).append(outcome)
         for number, (how, points) in enumerate(lines.items()):
             points = sorted(points, key=lambda outcome: outcome.fraction)
-            if points[0].run.schedule == DENSE:
+            if points[0].run.is_dense:
                 axes.axhline(points[0].top1[0], color="0.4", linestyle="--", label=how)
                 continue
             axes.errorbar(
@@ -144,7 +153,7 @@ def layers(rows: Sequence[TrainRow]) -> Figure:
 
 def _over_time(rows: Any) -> Iterator[Panel]:
     for row in rows:
-        if row.over_time and row.schedule != DENSE:
+        if row.over_time and row.schedule in METHODS:
             totals = {name: max(1, weights) for name, (_, weights) in row.point.layers.items()}
             values = [
                 [epoch.get(name, 0) / total for epoch in row.over_time] for name, total in totals.items()

@@ -19,12 +19,15 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from prunus.application.places import Places
+from prunus.backward.sparse_backward import sparse_backward
 from prunus.evaluation.evaluate import evaluate
 from prunus.evaluation.experiment import Measurement, Watched
 from prunus.evaluation.sweep import Point, Setting
 from prunus.files import whole_file
 from prunus.inputs.images import first_image, in_memory, open_images
 from prunus.inputs.networks import Network
+from prunus.masks import Masks
 from prunus.processes import Process
 from prunus.progress import Monitor
 from prunus.randomness import mixed
@@ -34,9 +37,10 @@ from prunus.training.batches import AUGMENTATIONS, Batches, shuffled
 from prunus.training.fit import Checkpoint, Fit, Machine
 from prunus.training.goingback import WAYS_BACK, Start
 from prunus.training.methods import METHODS, Subject
+from prunus.training.named_rules import NO_RULES, read_rules
 from prunus.training.recipe import Plan, Recipe
 from prunus.training.rows import DENSE, Run, TrainRow
-from prunus.verbs import make_masks
+from prunus.verbs import apply_masks, make_masks
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Training(Measurement):
     Args:
         schedules: names of `prunus.training.methods.METHODS`.
         rewinds: names of `prunus.training.goingback.WAYS_BACK`, for those that prune in rounds.
+        backward: rules that prune passes and leave weights dense, see `prunus.training.named_rules`.
+        mask_every: so many steps these rules keep the same weights.
         recipe: how is trained.
         trained: whether networks come trained; otherwise they are trained dense first, for as long.
         folder: for checkpoints, and for the networks that come of it.
@@ -60,6 +66,8 @@ class Training(Measurement):
 
     schedules: Sequence[str] = ("one-shot",)
     rewinds: Sequence[str] = ("lr",)
+    backward: Sequence[str] = ()
+    mask_every: int = 1
     recipe: Recipe = field(default_factory=Recipe)
     trained: bool = False
     folder: Path = Path()
@@ -87,7 +95,13 @@ class Training(Measurement):
         ]
 
     def _of_seed(self, network: str, seed: int) -> list[Run]:
-        runs = [Run(network, DENSE, "", Setting(0.0, seed=seed))]
+        whole = Setting(0.0, seed=seed)
+        runs = [Run(network, DENSE, "", whole)]
+        for text in self.backward:
+            rules = read_rules(text)
+            if rules:
+                self._check_rules(text, rules)
+            runs.append(Run(network, DENSE, "", whole, text if rules else ""))
         for name in self.schedules:
             method = METHODS[name]
             settings = [method.settle(setting) for setting in self.settings if setting.seed == seed]
@@ -112,13 +126,27 @@ class Training(Measurement):
                 choice = setting.choice(self.which, generator=torch.Generator())
                 make_masks(network.model, setting.amount, **choice)
 
+    def _check_rules(self, text: str, rules: Places) -> None:
+        """Refuse what cannot be pruned by these rules, before anything is trained.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of layers that stay dense, which is said when they do
+            for network in self.networks:
+                try:
+                    sparse_backward(network.model, rules, **self.which).restore()
+                except ValueError as error:
+                    raise ValueError(f"{network.name} by {text}: {error}") from error
+
     def measure(self, items: Sequence[Run], monitor: Monitor) -> Iterator[Sequence[TrainRow]]:
         """One row a training, and none where another process makes it."""
         for run in items:
             network = self._by_name[run.network]
             fit = self._fit(run, network, monitor)
             yield [] if self.process.number else [self._row(run, fit, network, monitor)]
-            if run.schedule != DENSE:  # with which others are still to begin
+            if not run.is_dense:  # with which others are still to begin
                 self._checkpoint(run).delete()
         if not self.process.number:
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
@@ -129,16 +157,30 @@ class Training(Measurement):
         return f"{row.run}: {row.point.result.top1:.2f}%"
 
     def _row(self, run: Run, fit: Fit, network: Network, monitor: Monitor) -> TrainRow:
+        masks = self._masks(fit)
         images = open_images(network, self.source)
         result = evaluate(fit.model, Watched(images, monitor), self.amp)
         images.report(network.name)
         if not math.isfinite(result.loss or 0.0):
             raise ValueError(f"{run}: its loss is {result.loss} on the images that it is measured on")
-        masks = fit.pruner.masks if fit.pruner else make_masks(fit.model, 0.0, **self.which)
         with whole_file(self._path("networks", run)) as partial:
             torch.save(fit.model.state_dict(), partial)
         point, epochs = Point(run.setting, result, masks.counts), fit.step // len(fit.batches)
-        return TrainRow(run.network, point, run.schedule, run.rewind, epochs, fit.over_time)
+        row = TrainRow(run.network, point, run.schedule, run.rewind, epochs, fit.over_time)
+        return replace(row, backward=run.backward, seconds=fit.seconds)
+
+    def _masks(self, fit: Fit) -> Masks:
+        """Those in force; where rules have pruned the forward, what they did not keep is zero from now on."""
+        if fit.pruner:
+            return fit.pruner.masks
+        masks = make_masks(fit.model, 0.0, **self.which)
+        if fit.rules:
+            kept = fit.rules.masks
+            fit.rules.restore()
+            if kept:
+                apply_masks(fit.model, kept)
+            masks = Masks({**masks, **kept})
+        return masks
 
     def _path(self, folder: str, run: Run) -> Path:
         path = self.folder / folder / f"{self._files[run]}.pth"
@@ -185,7 +227,7 @@ class Training(Measurement):
         optimizer = self.recipe.optimizer(model.parameters(), self.recipe.lr, self.recipe.weight_decay)
         batches = self._batches(network, seed)
         plan = self._plan(run, len(batches))
-        way = WAYS_BACK.get(run.rewind)
+        way, rules = WAYS_BACK.get(run.rewind), read_rules(run.backward or NO_RULES)
         subject = Subject(
             model,
             optimizer,
@@ -203,8 +245,11 @@ class Training(Measurement):
             Machine(self.device, self.process, self.amp),
             method=method,
             pruner=method.begin(subject, self.recipe, plan.total) if method else None,
+            rules=sparse_backward(model, rules, every=self.mask_every, seed=seed, **self.which)
+            if rules
+            else None,
             back=way.make(model, optimizer, start) if way else None,
-            keep_at=None if method else self._round(len(batches)).start,
+            keep_at=self._round(len(batches)).start if run.is_dense else None,
         )
 
     def _start(self, run: Run, network: Network, monitor: Monitor) -> Start:
@@ -226,7 +271,8 @@ class Training(Measurement):
         """Of a training that has so many steps in an epoch."""
         method, way = METHODS.get(run.schedule), WAYS_BACK.get(run.rewind)
         if method is None:
-            return replace(self._round(steps), steps=self.recipe.epochs * steps, rounds=int(not self.trained))
+            rounds = int(not (self.trained and run.is_dense))
+            return replace(self._round(steps), steps=self.recipe.epochs * steps, rounds=rounds)
         if not method.between:
             return replace(self._round(steps), steps=self.recipe.epochs * steps)
         rounds = method.rounds(run.setting, self.recipe)

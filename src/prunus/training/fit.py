@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from prunus.backward.sparse_backward import SparseBackward
 from prunus.files import whole_file
 from prunus.inputs.images import Batch
 from prunus.processes import Process
@@ -99,6 +100,7 @@ class Fit:
         seed: of what layers draw, such as dropout.
         machine: where it runs.
         method, pruner: how it is pruned, if it is; `pruner` of this network and optimizer.
+        rules: that prune the passes of this network, if any do.
         back: what is done at the start of each round, after pruning; see `prunus.training.goingback`.
         keep_at: the step before which the state is kept that weights are rewound to.
     """
@@ -114,17 +116,20 @@ class Fit:
         *,
         method: Method | None = None,
         pruner: Pruner | None = None,
+        rules: SparseBackward | None = None,
         back: Callable[[int], None] | None = None,
         keep_at: int | None = None,
     ) -> None:
         self.model, self.optimizer, self.plan, self.batches = model, optimizer, plan, batches
         self.seed, self.machine, self.method, self.pruner, self.back = seed, machine, method, pruner, back
+        self.rules = rules
         self.scheduler = LambdaLR(optimizer, plan.factor)
         half = machine.amp is torch.float16
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=half)
         self.step, self.keep_at = 0, keep_at
         self.kept: tuple[dict[str, Any], dict[str, Any]] | None = None
         self.over_time: list[dict[str, int]] = []
+        self.seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """All that a training goes on from."""
@@ -137,6 +142,8 @@ class Fit:
             "pruner": self.pruner.state_dict() if self.pruner else None,
             "kept": self.kept,
             "over_time": self.over_time,
+            "rules": self.rules.state_dict() if self.rules else None,
+            "seconds": self.seconds,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -145,7 +152,10 @@ class Fit:
             self.pruner.load_state_dict(state["pruner"])
         for part in ("model", "optimizer", "scheduler", "scaler"):
             getattr(self, part).load_state_dict(state[part])
+        if self.rules:
+            self.rules.load_state_dict(state["rules"])
         self.step, self.kept, self.over_time = state["step"], state["kept"], list(state["over_time"])
+        self.seconds = state.get("seconds", 0.0)
 
     def run(self, checkpoint: Checkpoint, monitor: Monitor) -> None:
         """Train to the end, from where the checkpoint is.
@@ -176,11 +186,14 @@ class Fit:
         epoch, batch = divmod(self.step, len(self.batches))
         total = torch.zeros((), device=self.machine.device)
         images = (len(self.batches) - batch) * self.batches.order.batch_size
+        begun = time.perf_counter()
         for given in monitor.track(self.batches.of(epoch, batch), images, lambda given: len(given[1])):
             total += self._step(forward, given)
+            self.seconds += time.perf_counter() - begun
             if checkpoint.due:
                 self._check_finite(total)
                 checkpoint.write(self.state_dict())
+            begun = time.perf_counter()
         if self.step % len(self.batches):
             raise ValueError(
                 f"epoch {epoch + 1} ended at step {self.step}: no image of a batch could be read"

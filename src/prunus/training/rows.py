@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prunus.checks import check_text, check_whole
+from prunus.checks import check_number, check_text, check_whole
 from prunus.evaluation.rows import SweepRow
 from prunus.evaluation.sweep import Setting
 from prunus.training.methods import METHODS
@@ -23,12 +23,19 @@ class Run:
         schedule: a method, see `prunus.training.methods`, or "dense".
         rewind: what rounds begin with, see `prunus.training.goingback`; "" where there are none.
         setting: how much is pruned, and what ranks.
+        backward: the rules that prune passes, see `prunus.training.named_rules`; "" for none.
     """
 
     network: str
     schedule: str
     rewind: str
     setting: Setting
+    backward: str = ""
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing is pruned at all."""
+        return self.schedule == DENSE and not self.backward
 
     @property
     def how(self) -> str:
@@ -37,7 +44,8 @@ class Run:
         usual = method.settle(plain) if method else plain
         names = ("criterion", "granularity", "scope")
         differing = [name for name in names if getattr(self.setting, name) != getattr(usual, name)]
-        parts = [self.schedule, self.rewind, *(str(getattr(self.setting, name)) for name in differing)]
+        first = f"backward {self.backward}" if self.backward else self.schedule
+        parts = [first, self.rewind, *(str(getattr(self.setting, name)) for name in differing)]
         return " ".join(part for part in parts if part)
 
     def __str__(self) -> str:
@@ -53,12 +61,16 @@ class TrainRow(SweepRow):
         schedule, rewind: of its run.
         epochs: that were trained, the dense training before rounds of pruning not counted.
         over_time: after each epoch, how many weights of each layer were pruned; none of those not named.
+        backward: as `rewind`.
+        seconds: of these epochs, images read and no checkpoint written; None in rows of earlier versions.
     """
 
     schedule: str
     rewind: str
     epochs: int
     over_time: Sequence[Mapping[str, int]]
+    backward: str = ""
+    seconds: float | None = None
 
     @property
     def item(self) -> Any:
@@ -68,13 +80,15 @@ class TrainRow(SweepRow):
     @property
     def run(self) -> Run:
         """What was trained, and how."""
-        return Run(self.network, self.schedule, self.rewind, self.point.setting)
+        return Run(self.network, self.schedule, self.rewind, self.point.setting, self.backward)
 
     def columns(self) -> dict[str, Any]:
         """Every column of the CSV by name."""
         columns = super().columns()
         first = {"network": columns.pop("network"), "schedule": self.schedule, "rewind": self.rewind}
-        return {**first, "epochs": self.epochs, **columns}
+        seconds = None if self.seconds is None else round(self.seconds, 3)
+        last = {"backward": self.backward, "seconds": seconds}
+        return {**first, "epochs": self.epochs, **columns, **last}
 
     def stored(self) -> dict[str, Any]:
         """What `read` makes the row of, as JSON can keep it."""
@@ -93,5 +107,14 @@ class TrainRow(SweepRow):
             for epoch in columns["over_time"]
         ]
         schedule, rewind = (check_text(name, columns[name]) for name in ("schedule", "rewind"))
-        epochs = check_whole("epochs", columns["epochs"])
-        return cls(row.network, row.point, schedule, rewind, epochs, over_time)
+        epochs, seconds = check_whole("epochs", columns["epochs"]), columns.get("seconds")
+        return cls(
+            row.network,
+            row.point,
+            schedule,
+            rewind,
+            epochs,
+            over_time,
+            check_text("backward", columns.get("backward", "")),
+            None if seconds is None else check_number("seconds", seconds),
+        )
