@@ -325,8 +325,9 @@ def restore(model: nn.Module) -> nn.Module:
         >>> torch.equal(prunus.restore(prunus.global_prune(net, 0.5)).weight, before)
         True
     """
-    forget_rules(model)
-    if not take_off(model) and any(getattr(module, CUT, False) for module in model.modules()):
+    if not (forget_rules(model) + take_off(model)) and any(
+        getattr(module, CUT, False) for module in model.modules()
+    ):
         raise ValueError(
             "model was cut by compact, and what is gone is not kept: restore the network that it was given"
         )

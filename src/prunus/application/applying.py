@@ -133,10 +133,12 @@ def rule(model: nn.Module, ruled: Sequence[RuledLayer]) -> None:
         sys.modules["torch._dynamo"].reset()
 
 
-def forget_rules(model: nn.Module) -> None:
-    """Let no rules prune any layer's passes."""
-    for one in ruled_layers(model).values():
+def forget_rules(model: nn.Module) -> list[RuledLayer]:
+    """Let no rules prune any layer's passes; those that did."""
+    found = list(ruled_layers(model).values())
+    for one in found:
         one.detach()
+    return found
 
 
 def check_writable(weight: WeightTensor) -> None:

@@ -24,7 +24,7 @@ def masked_for_one_call(name: str, user: nn.Module, layer: nn.Module, attribute:
     """
     tensor = layer._parameters[attribute]
     assert tensor is not None
-    if _is_batched(tensor):
+    if is_batched(tensor):
         raise RuntimeError(
             f"{name} is pruned, and vmap runs it on a stack of several networks' parameters, each with a "
             "mask of its own: what was stacked holds its zeros, so let functional_call run an unpruned "
@@ -102,7 +102,8 @@ def _put(layer: nn.Module, attribute: str, tensor: Tensor) -> None:
     layer._parameters[attribute] = tensor  # type: ignore[assignment]  # as functional_call does itself
 
 
-def _is_batched(tensor: Tensor) -> bool:
+def is_batched(tensor: Tensor) -> bool:
+    """Whether vmap has stacked it."""
     while functorch.is_functorch_wrapped_tensor(tensor):
         if functorch.is_batchedtensor(tensor):
             return True
@@ -125,10 +126,17 @@ _FUNCTIONAL_CALL = "_functional_call", "torch.nn.utils.stateless"
 
 def unobserved() -> AbstractContextManager[None]:
     """Within the block nothing is traced, transformed or faked: what is written, is written."""
+    return _aside(torch._C._get_tracing_state()) if _traced() else _NOTHING
+
+
+def observed() -> bool:
+    """Whether what is computed now is being traced, transformed, faked or compiled."""
+    return torch.compiler.is_compiling() or _traced()
+
+
+def _traced() -> bool:
     trace, level = torch._C._get_tracing_state(), functorch.peek_interpreter_stack()
-    if trace is None and level is None and not torch._C._len_torch_dispatch_stack():
-        return _NOTHING
-    return _aside(trace)
+    return trace is not None or level is not None or bool(torch._C._len_torch_dispatch_stack())
 
 
 _NOTHING: AbstractContextManager[None] = nullcontext()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ def detour(
     """
     [(layer, weight, stand_in), *more] = others
     _refuse_forward_mode(layer, args)
-    if not torch.is_grad_enabled() or not any(map(_wants_gradient, tree_leaves((args, kwargs)))):
+    if not torch.is_grad_enabled() or not _any_wants_gradient(args, kwargs):
         return None
     alone = user is layer and not kwargs and not more and weight is layer.weight
     if alone and len(args) == 1 and has_operation(layer):
@@ -108,6 +109,11 @@ def _refuse_forward_mode(layer: nn.Module, args: tuple[Any, ...]) -> None:
             f"{type(layer).__name__} is pruned in one pass, for which forward-mode differentiation is not "
             "defined: use reverse mode (backward, jacrev), or prune both passes"
         )
+
+
+def _any_wants_gradient(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    # Leaves of trees are found slowly, and nearly all layers are called on one tensor
+    return any(map(_wants_gradient, args)) or any(map(_wants_gradient, tree_leaves((args, kwargs))))
 
 
 def _wants_gradient(value: object) -> bool:
@@ -151,6 +157,10 @@ class _ByFormula(torch.autograd.Function):
         # Under autocast the layer ran in the dtype of its output.
         x, weight = x if x is None else x.to(grad.dtype), ctx.stand_in(weight).to(grad.dtype)
         return None, None, None, *ctx.operation.gradients(grad, x, weight, list(ctx.wanted))
+
+
+# Which torch asks for at every call: found once, it takes a fifth of the time
+_ByFormula.forward.__signature__ = signature(_ByFormula.forward)  # type: ignore[attr-defined]
 
 
 def _by_running_again(

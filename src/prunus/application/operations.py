@@ -106,7 +106,8 @@ class Call:
 def call_of(layer: Any, x: Tensor, output_size: Sequence[int] | None = None) -> Call:
     """What `layer(x, output_size)` does, of a layer for which `has_operation`."""
     if layer.weight.dim() == 2:
-        return Call(Linear(inputs_first(layer)), x)
+        batched = x.dim() > 1
+        return Call(Linear(inputs_first(layer)), x if batched else x[None], batched)
     batched = x.dim() == layer.weight.dim()
     x = x if batched else x[None]
     output_padding, padding = layer.output_padding, _padding(layer)

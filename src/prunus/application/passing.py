@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from prunus.application.calls import is_batched
 from prunus.application.operations import Gradients, Linear, Operation, sums
 from prunus.application.places import About, Places, Rule
 from prunus.application.products import Kept, of_channels, sparse, sparse_forward, whole
@@ -46,11 +48,7 @@ class Pass:
         return made
 
     def gradients(self, grad: Tensor, x: Tensor | None, weight: Tensor, wanted: list[bool]) -> Gradients:
-        """Of x, weight and bias, which has its own from all of dL/dy.
-
-        Raises:
-            RuntimeError: of a rule that puts other values in place of these, a second derivative is wanted.
-        """
+        """Of x, weight and bias, which has its own from all of dL/dy."""
         operation, places = self.operation, self.places
         macs = operation.macs(x, weight, grad)
         left, channels, of_grad = self._output_grad(grad)
@@ -58,7 +56,7 @@ class Pass:
         if x is not None:
             x = x.to(grad.dtype)  # of the layer's output, which autocast has chosen
             if wanted[1] and places.activation:
-                x = _spread(x, _chosen(places.activation, x, self.about))
+                x = _spread(x, _chosen("activation", places.activation, x, self.about))
                 of_x = share_of(x)
         apart = bool(places.output_grad) and wanted[2]
         args = operation, left, x, weight, [*wanted[:2], wanted[2] and not apart]
@@ -78,14 +76,14 @@ class Pass:
         rule = self.places.output_grad
         if rule is None:
             return grad, None, 1.0
-        chosen = _chosen(rule, grad, self.about)
+        chosen = _chosen("output_grad", rule, grad, self.about)
         channels = self._channels(chosen, grad)
         left = grad if channels is not None else _spread(grad, chosen)
         share = share_of(left) if channels is None else len(channels) / chosen.numel()
         return left, channels, share
 
     def _channels(self, chosen: Tensor, grad: Tensor) -> Tensor | None:
-        """The channels that are chosen as wholes, where that are as many of each group."""
+        """The channels that are chosen as wholes, where there are some, and as many of each group."""
         operation = self.operation
         count = grad.shape[operation.axis]
         if chosen.dtype != torch.bool or chosen.numel() != count or chosen.shape[operation.axis] != count:
@@ -94,7 +92,8 @@ class Pass:
             each = chosen.view(operation.groups, -1).sum(1)
             if operation.inputs_first or bool((each != each[0]).any()):
                 return None
-        return chosen.flatten().nonzero().flatten()
+        found = chosen.flatten().nonzero().flatten()
+        return found if len(found) else None
 
     def _count(self, macs: int, wanted: list[bool], of_grad: Share, of_x: Share) -> None:
         keep, shares = self.tally.keep, {place: kept.share for place, kept in self.kept.items()}
@@ -111,14 +110,47 @@ class Pass:
             keep(place, share)
 
 
-def _chosen(rule: Rule, values: Tensor, about: About) -> Tensor:
+def _chosen(place: str, rule: Rule, values: Tensor, about: About) -> Tensor:
+    if is_batched(values):
+        raise RuntimeError(
+            f"the rule of {place} cannot look at what vmap has stacked: call the network in a loop"
+        )
     with torch.no_grad():
         chosen = rule(values.detach(), about)
-    if chosen.dtype != torch.bool and torch.is_grad_enabled():
-        raise RuntimeError("a rule that puts other values in place of gradients has no second derivative")
+    spreads = chosen.dtype == torch.bool and chosen.dim() == values.dim()
+    fits = all(n == m or (spreads and n == 1) for n, m in zip(chosen.shape, values.shape, strict=False))
+    if not fits or chosen.dim() != values.dim() or not (spreads or chosen.is_floating_point()):
+        raise ValueError(
+            f"the rule of {place} gave {chosen.dtype} of shape {tuple(chosen.shape)}: expected booleans that "
+            f"spread over shape {tuple(values.shape)}, or numbers of it"
+        )
     return chosen
 
 
 def _spread(values: Tensor, chosen: Tensor) -> Tensor:
     """What is kept of values, or what takes their place."""
-    return values * chosen.view(torch.int8) if chosen.dtype == torch.bool else chosen
+    if chosen.dtype == torch.bool:
+        return values * chosen.view(torch.int8)
+    chosen = chosen.to(values.dtype)
+    if not torch.is_grad_enabled():
+        return chosen
+    replaced: Tensor = _Replaced.apply(values, (chosen,))
+    return replaced
+
+
+class _Replaced(torch.autograd.Function):
+    """Values that have taken the place of others, of which no derivative is known."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: Tensor, chosen: tuple[Tensor]) -> Tensor:
+        return chosen[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        raise RuntimeError("a rule that puts other values in place of gradients has no second derivative")

@@ -34,6 +34,8 @@ class Kept:
 
     def __call__(self, weight: Tensor) -> Tensor:
         """The weight, zero where it is not kept."""
+        if torch._C._get_tracing_state() is not None:  # which does not know what stands there
+            return torch.where(self.mask, weight, weight.new_zeros(()))
         return StandIn(self.mask)(weight)
 
     @cached_property
@@ -110,7 +112,8 @@ def of_channels(
     some_grad = grad.index_select(operation.axis, kept)
     to_input, to_weight, _ = operation.gradients(some_grad, x, some, [*wanted[:2], False])
     if to_weight is not None:
-        to_weight = torch.zeros_like(weight, dtype=to_weight.dtype).index_copy(axis, kept, to_weight)
+        made = torch.zeros_like(weight, dtype=to_weight.dtype)
+        to_weight = made.index_copy_(axis, kept, to_weight)
         to_weight = for_weight(to_weight) if for_weight else to_weight
     return to_input, to_weight, None
 
@@ -118,7 +121,7 @@ def of_channels(
 def sparse_forward(operation: Linear, x: Tensor, weight: Tensor, bias: Tensor | None, kept: Kept) -> Tensor:
     """W x by a sparse matrix; `operation.forward` is the dense one."""
     index = kept.columns if operation.inputs_first else kept.rows
-    made = (index.of(weight) @ x.reshape(-1, x.shape[-1]).T).T
+    made = (index.of(weight) @ x.reshape(-1, x.shape[-1]).T).T.contiguous()  # or what comes next is slow
     made = made if bias is None else made + bias
     return made.reshape(*x.shape[:-1], index.shape[0])
 
@@ -136,13 +139,13 @@ def sparse(
     rows, to_input, to_weight = grad.reshape(-1, grad.shape[-1]), None, None
     if wanted[0] and for_input:
         index = for_input.rows if operation.inputs_first else for_input.columns
-        to_input = (index.of(weight) @ rows.T).T.reshape(*grad.shape[:-1], index.shape[0])
+        to_input = (index.of(weight) @ rows.T).T.contiguous().view(*grad.shape[:-1], index.shape[0])
     if wanted[1] and for_weight and x is not None:
         items, index = x.reshape(-1, x.shape[-1]), for_weight.rows
         left, right = (items, rows) if operation.inputs_first else (rows, items)
         at = index.matrix(left.new_zeros(len(index.column)))
         found = torch.sparse.sampled_addmm(at, left.T, right, beta=0.0).values()
-        to_weight = torch.zeros_like(weight).view(-1).index_copy(0, index.flat, found).view_as(weight)
+        to_weight = weight.new_zeros(weight.numel()).index_copy_(0, index.flat, found).view(weight.shape)
     rest = [wanted[0] and to_input is None, wanted[1] and to_weight is None, wanted[2]]
     dense = operation.gradients(grad, x, weight, rest)
     return to_input if dense[0] is None else dense[0], to_weight if dense[1] is None else dense[1], dense[2]

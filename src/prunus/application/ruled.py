@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch as functorch
 
+from prunus.application.calls import is_batched, unobserved
 from prunus.application.operations import Call, as_it_is, call_of, outputs_first
 from prunus.application.passing import Pass
+from prunus.application.penalties import due
 from prunus.application.placed import PLACES
 from prunus.application.places import About, Places
 from prunus.application.products import Kept
@@ -50,12 +54,12 @@ class RuledLayer:
         layer: for which `has_operation`.
         places: the rules.
         plan: when they act.
-        number: of the layer, for draws of its own.
+        numbers: of the weight, which other layers may share, and of the layer, for draws of their own.
     """
 
-    def __init__(self, layer: nn.Module, places: Places, plan: Plan, number: int) -> None:
+    def __init__(self, layer: nn.Module, places: Places, plan: Plan, numbers: tuple[int, int]) -> None:
         self.layer: Any = layer
-        self.places, self.plan, self.number = places, plan, number
+        self.places, self.plan, self.numbers = places, plan, numbers
         self.steps = self.draws = 0
         self.tally = Tally()
         self.trial = Trial(plan.every) if plan.faster else None
@@ -81,11 +85,14 @@ class RuledLayer:
         return vars(self.layer).get("forward") is self
 
     @torch._disable_dynamo  # type: ignore[attr-defined]  # what is counted here is no graph's business
-    def __call__(self, x: Tensor, output_size: Any = None) -> Tensor:
+    def __call__(self, *args: Any, **named: Any) -> Tensor:
         """The layer's output."""
-        call, layer = call_of(self.layer, x, output_size), self.layer
+        layer = self.layer
+        if named:
+            args = inspect.signature(type(layer).forward).bind(layer, *args, **named).args[1:]
+        call = call_of(layer, *args)
         tensors = call.x, layer.weight, layer.bias
-        if self.trial:
+        if self.trial and torch.is_grad_enabled():  # processes settle together, and one alone may evaluate
             self.trial.settle()
         step = self._step
         if self._is_dense(step):
@@ -109,6 +116,8 @@ class RuledLayer:
         task = torch._C._current_graph_task_id()
         self.steps += task == -1 or task != self._counted_in
         self._counted_in = task
+        if self.places.penalty:
+            due(self)
 
     def _is_dense(self, step: int) -> bool:
         every, since = self.plan.dense_every, step - self.plan.warmup
@@ -129,43 +138,59 @@ class RuledLayer:
     def _pass(self, call: Call, step: int) -> Pass:
         operation = call.operation
         about = About(operation.axis, operation.groups, self._draw, self._in_force)
-        by_sparse = self.trial is not None and self.trial.way == "sparse"
+        settled = self.trial is not None and self.trial.way == "sparse"
+        by_sparse = settled and counts() and not torch.is_autocast_enabled(call.x.device.type)
         return Pass(operation, self.places, self.masks(step), about, self.tally, by_sparse)
 
     def masks(self, step: int | None = None) -> dict[str, Kept]:
         """By place, what is kept of the weight at a step, by default at that which is next."""
         number = max(0, (self._step if step is None else step) - self.plan.warmup) // self.plan.every
+        weight = _beneath(self.layer.weight)
+        if is_batched(weight) and self.places.of_weight():
+            raise RuntimeError(
+                "vmap runs a stack of several networks' parameters, each with masks of its own, which rules "
+                "cannot find: let functional_call run prunus.restore(copy.deepcopy(model))"
+            )
         if number != self._kept_at or self.plan.every == 1:
             begun = time.perf_counter()
-            self.kept, self._kept_at = self._ask(number), number
+            self.kept, self._kept_at = self._ask(number, weight), number
             self._asking = time.perf_counter() - begun
         return self.kept
 
-    def _ask(self, number: int) -> dict[str, Kept]:
+    def _ask(self, number: int, weight: Tensor) -> dict[str, Kept]:
         """What the rules keep of the weight now."""
-        draw = partial(stream, self.plan.seed, self.number, _WEIGHT, number)
+        rules = self.places.of_weight()
+        if not rules:
+            return {}
+        draw = partial(stream, self.plan.seed, self.numbers[0], _WEIGHT, number)
         groups = getattr(self.layer, "groups", 1)
         about = About(0, groups, lambda device: draw(device=device), self._in_force)
         found = {}
-        with torch.no_grad():
-            values = outputs_first(self.layer, self.layer.weight.detach())
-            for place, rule in self.places.of_weight().items():
-                mask = as_it_is(self.layer, rule(values, about))
+        with unobserved(), torch.inference_mode(False), torch.no_grad():
+            values = outputs_first(self.layer, weight.detach())
+            for place, rule in rules.items():
+                mask = rule(values, about)
+                if mask.dtype != torch.bool or mask.shape != values.shape:
+                    raise ValueError(
+                        f"the rule of {place} gave {mask.dtype} of shape {tuple(mask.shape)}: expected "
+                        f"booleans of shape {tuple(values.shape)}"
+                    )
+                mask = as_it_is(self.layer, mask)
                 before = self.kept.get(place)
                 found[place] = before if before and before.is_of(mask) else Kept(mask)
         return found
 
-    def penalize(self) -> None:
-        """Add the penalty to the gradient that the weight has got in the last step."""
+    def penalize(self, scale: float | Tensor) -> None:
+        """Add the penalty to the gradient that the weight has got in the last step, times this."""
         penalty, weight = self.places.penalty, self.layer.weight
-        if penalty and self.kept and not self._is_dense(self.steps - 1):
+        if penalty and self.is_attached and self.kept and not self._is_dense(self.steps - 1):
             with torch.no_grad():
                 kept = {place: one.mask for place, one in self.kept.items()}
-                weight.grad.add_(penalty(weight.detach(), kept))
+                weight.grad.add_(penalty(weight.detach(), kept) * scale)
 
     def _draw(self, device: torch.device) -> torch.Generator:
         self.draws += 1
-        return stream(self.plan.seed, self.number, _GRADIENT, self.draws, device=device)
+        return stream(self.plan.seed, self.numbers[1], _GRADIENT, self.draws, device=device)
 
     def _in_force(self, place: str) -> Tensor | None:
         """The mask of the weight there; of its gradient none, where something asks for all of that."""
@@ -180,12 +205,24 @@ class RuledLayer:
         kept = {place: kept.mask.clone() for place, kept in self.kept.items()}
         return {"steps": self.steps, "draws": self.draws, "kept_at": self._kept_at, "kept": kept}
 
+    def fits(self, state: Mapping[str, Any]) -> bool:
+        """Whether a state is of such a layer and such rules."""
+        shapes = [(place, mask.shape) for place, mask in state["kept"].items()]
+        return shapes in ([], [(place, self.layer.weight.shape) for place in self.places.of_weight()])
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         device = self.layer.weight.device
         self.steps, self.draws, self._kept_at = state["steps"], state["draws"], state["kept_at"]
         self.kept = {place: Kept(mask.to(device)) for place, mask in state["kept"].items()}
         self._counted_in = -1
+
+
+def _beneath(tensor: Tensor) -> Tensor:
+    """What torch.func has wrapped to find derivatives by: masks of it outlast that."""
+    while functorch.is_gradtrackingtensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def _nothing(layer: nn.Module, args: object) -> None:
@@ -218,6 +255,20 @@ class _Ruled(torch.autograd.Function):
         [grad] = grads
         ctx.passed()
         return None, None, *ctx.run.gradients(grad, *ctx.saved_tensors, ctx.wanted)
+
+
+def check_unruled(model: nn.Module) -> None:
+    """Refuse a network whose passes rules prune, for what copies or cuts it.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if found := ruled_layers(model):
+        first = next(iter(found)) or "the network"
+        raise ValueError(
+            f"sparse_backward prunes the passes of {first}: prunus.restore(model) first; where it has pruned "
+            "the forward, prunus.apply_masks(model, sparse.masks) then does that"
+        )
 
 
 def ruled_layers(model: nn.Module) -> dict[str, RuledLayer]:

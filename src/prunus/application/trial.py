@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -15,10 +15,12 @@ from torch import Tensor
 from prunus.application.operations import Gradients, Linear
 from prunus.application.passing import Pass
 from prunus.application.places import Places
+from prunus.application.products import Kept
 from prunus.application.tallies import Tally
 from prunus.processes import of_first
 
 T = TypeVar("T")
+LASTING = 100  # steps for which masks count as the same that were asked for in each, and never changed
 TRIES = 6  # backward passes in which all ways are timed, of which the first is for warming up
 GAIN = 0.95  # of the time of the dense way, at most, or it is no gain that one can count on
 
@@ -37,6 +39,7 @@ class Trial:
     def __init__(self, every: int) -> None:
         self.every, self.way = every, ""
         self._times: dict[str, list[float]] = {}
+        self._masks: list[Kept] = []
         self.seconds: dict[str, float] = {}
 
     def of(self, run: Pass, asking: float) -> Tried:
@@ -46,6 +49,7 @@ class Trial:
             run: as it is pruned by dense products.
             asking: seconds that the rules of the weight took.
         """
+        self._masks += [kept for kept in run.kept.values() if kept not in self._masks]
         apart = replace(run, tally=Tally())
         ways = {"dense": replace(run, places=Places(), kept={}), "pruned": apart}
         if run.kept and isinstance(run.operation, Linear):
@@ -61,9 +65,13 @@ class Trial:
         """Decide, if enough is known: all processes for what the first of them has found."""
         if self.way or len(self._times.get("dense", ())) < TRIES:
             return
+        lasting = self.every == 1 and len(self._masks) <= 3  # one for each place
+        steps, self._masks = LASTING if lasting else self.every, []
         for way, (first, *rest) in self._times.items():
-            once = max(0.0, first - statistics.median(rest)) if way == "sparse" else 0.0  # for the indices
-            self.seconds[way] = statistics.median(rest) + once / self.every
+            usual = statistics.median(rest)
+            timed = way == "sparse" and steps > 1 and usual < math.inf
+            once = max(0.0, first - usual) if timed else 0.0  # for indices
+            self.seconds[way] = usual + once / steps
         names = ("dense", "pruned", "sparse")
         best = min(self.seconds, key=self.seconds.__getitem__)
         best = best if self.seconds[best] < GAIN * self.seconds["dense"] else "dense"
@@ -99,15 +107,19 @@ class Tried:
         return found
 
     def _timed(self, task: Callable[[Pass], T]) -> T:
-        """What the dense way gives; a way that fails is none."""
+        """What the dense way gives; a way that fails takes forever."""
         made: T
         for way, run in self.ways.items():
-            with suppress(*((RuntimeError,) if way == "sparse" else ())):
-                begun = _now()
+            begun = _now()
+            try:
                 result = task(run)
-                self.spent[way] = self.spent.get(way, 0.0) + _now() - begun
-                if way == "dense":
-                    made = result
+            except RuntimeError:
+                if way != "sparse":
+                    raise
+                self.spent[way] = math.inf
+            self.spent[way] = self.spent.get(way, 0.0) + _now() - begun
+            if way == "dense":
+                made = result
         return made
 
 

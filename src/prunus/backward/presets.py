@@ -7,12 +7,13 @@ add one, write it here, under `@preset(name)`; `sparse_backward` takes any such 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from prunus.application.places import About, Penalty, Places
+from prunus.application.places import About, Penalty, Places, Rule
 from prunus.backward.rules import (
     Score,
     channels,
@@ -23,7 +24,7 @@ from prunus.backward.rules import (
     magnitude,
     n_of_m,
 )
-from prunus.checks import check_fraction, check_number, check_whole
+from prunus.checks import check_fraction, check_whole
 
 Preset: TypeAlias = Callable[..., Places]
 PRESETS: dict[str, Preset] = {}  # by name, in the order of this file
@@ -94,12 +95,13 @@ def topkast(k: float = 0.1, wider: float = 0.1, decay: float = 1e-4, score: Scor
     """
     part = _part("k", k)
     more = largest(min(1.0, part + check_fraction("wider", wider)), score)
+    penalty = partial(_of_all, decay, part) if check_fraction("decay", decay) else None
+    return Places(forward=largest(part, score), weight_grad=more, penalty=penalty)
 
-    def penalty(weight: Tensor, kept: dict[str, Tensor]) -> Tensor:
-        strength = torch.where(kept["forward"], 1.0, 1.0 / part) * kept["weight_grad"]
-        return decay * strength.to(weight.dtype) * weight
 
-    return Places(forward=largest(part, score), weight_grad=more, penalty=penalty if decay else None)
+def _of_all(decay: float, part: float, weight: Tensor, kept: dict[str, Tensor]) -> Tensor:
+    strength = torch.where(kept["forward"], 1.0, 1.0 / part) * kept["weight_grad"]
+    return decay * strength.to(weight.dtype) * weight
 
 
 @preset("srste")
@@ -129,18 +131,18 @@ def bimask(n: int = 2, m: int = 4, decay: float = 2e-4, tries: int = 10, score: 
         score: of each weight.
     """
     rows, columns = n_of_m(n, m, score), n_of_m(n, m, score, axis=0)
-    check_whole("tries", tries, least=1)
-
-    def both(values: Tensor, about: About) -> Tensor:
-        kept, generator = rows(values, about), about.generator(values.device)
-        left, best = values * kept, torch.zeros_like(kept)
-        for _ in range(tries):
-            order = torch.randperm(len(values), generator=generator, device=values.device)
-            found = (columns(left[order], about) & kept[order])[order.argsort()]
-            best = max(best, found, key=torch.count_nonzero)
-        return best
-
+    both = partial(_both, rows, columns, check_whole("tries", tries, least=1))
     return Places(forward=rows, input_grad=both, penalty=_of_fallen(decay))
+
+
+def _both(rows: Rule, columns: Rule, tries: int, values: Tensor, about: About) -> Tensor:
+    kept, generator = rows(values, about), about.generator(values.device)
+    left, best = values * kept, torch.zeros_like(kept)
+    for _ in range(tries):
+        order = torch.randperm(len(values), generator=generator, device=values.device)
+        found = (columns(left[order], about) & kept[order])[order.argsort()]
+        best = max(best, found, key=torch.count_nonzero)
+    return best
 
 
 @preset("magnitude")
@@ -163,5 +165,8 @@ def static() -> Places:
 
 def _of_fallen(decay: float) -> Penalty | None:
     """Decay of the weights that the forward does not see."""
-    check_number("decay", decay)
-    return (lambda weight, kept: decay * ~kept["forward"] * weight) if decay else None
+    return partial(_fallen, decay) if check_fraction("decay", decay) else None
+
+
+def _fallen(decay: float, weight: Tensor, kept: dict[str, Tensor]) -> Tensor:
+    return decay * ~kept["forward"] * weight

@@ -15,7 +15,7 @@ class LayerReport:
     Args:
         name: its path.
         density: by place, the share of entries that was kept, as a mean over passes. Entries of dL/dy and x
-            that were zero anyway count as not kept.
+            that were zero anyway count as not kept, but in channels that are kept as wholes.
         macs, left: multiply-accumulates by product ("forward", "input_grad", "weight_grad") so far: those of
             dense passes, and what is left of them where each zero is skipped and zeros lie as if at random.
         way: "pruned" by dense products, of some channels by smaller ones; "sparse", or "dense", as timing has

@@ -6,15 +6,16 @@ Counts are `int(k · n)` of n entries, and one at least; ties are kept by positi
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from prunus.application.places import About, Rule
+from prunus.checks import check_whole
 from prunus.masks import counted
 from prunus.selection.line import keep_highest
-from prunus.selection.scope import check_some
 
 Score: TypeAlias = Callable[[Tensor, About], Tensor]  # of each entry; the highest are kept
 
@@ -32,44 +33,45 @@ def random(values: Tensor, about: About) -> Tensor:
 
 def largest(k: float, score: Score = magnitude) -> Rule:
     """The k-th part of all entries that scores highest."""
+    return partial(_largest, k, _function(score))
 
-    def rule(values: Tensor, about: About) -> Tensor:
-        return _highest(score(values, about).reshape(1, -1), k).view(values.shape)
 
-    return rule
+def _largest(k: float, score: Score, values: Tensor, about: About) -> Tensor:
+    return _highest(score(values, about).reshape(1, -1), k).view(values.shape)
 
 
 def largest_of_each(k: float, score: Score = magnitude) -> Rule:
     """The k-th part of the entries of each item that scores highest: of each row of a linear layer."""
+    return partial(_largest_of_each, k, _function(score))
 
-    def rule(values: Tensor, about: About) -> Tensor:
-        scores = score(values, about)
-        rows = scores.reshape(-1, values.shape[-1]) if about.axis == -1 else scores.flatten(1)
-        return _highest(rows, k).view(values.shape)
 
-    return rule
+def _largest_of_each(k: float, score: Score, values: Tensor, about: About) -> Tensor:
+    scores = score(values, about)
+    rows = scores.reshape(-1, values.shape[-1]) if about.axis == -1 else scores.flatten(1)
+    return _highest(rows, k).view(values.shape)
 
 
 def channels(k: float, score: Score = magnitude) -> Rule:
-    """The k-th part of the output channels, in each group, with the highest sums of scores over the batch."""
+    """The k-th part of the output channels, in each group, whose sums of |v| over the batch score highest."""
+    return partial(_channels, k, _function(score))
 
-    def rule(values: Tensor, about: About) -> Tensor:
-        each = score(values, about).movedim(about.axis, 0).flatten(1).sum(1)
-        shape = [1] * values.dim()
-        shape[about.axis] = -1
-        return _highest(each.view(about.groups, -1), k).view(shape)
 
-    return rule
+def _channels(k: float, score: Score, values: Tensor, about: About) -> Tensor:
+    others = [axis for axis in range(values.dim()) if axis != about.axis % values.dim()]
+    each = score(values.abs().sum(others), about)
+    shape = [1] * values.dim()
+    shape[about.axis] = -1
+    return _highest(each.view(about.groups, -1), k).view(shape)
 
 
 def in_force(place: str) -> Rule:
     """What the masks keep at a place by which the weight is pruned."""
+    return partial(_in_force, place)
 
-    def rule(values: Tensor, about: About) -> Tensor:
-        mask = about.in_force(place)
-        return torch.ones_like(values, dtype=torch.bool) if mask is None else mask
 
-    return rule
+def _in_force(place: str, values: Tensor, about: About) -> Tensor:
+    mask = about.in_force(place)
+    return torch.ones_like(values, dtype=torch.bool) if mask is None else mask
 
 
 def n_of_m(n: int, m: int, score: Score = magnitude, axis: int = 1) -> Rule:
@@ -78,16 +80,18 @@ def n_of_m(n: int, m: int, score: Score = magnitude, axis: int = 1) -> Rule:
     Raises:
         ValueError: n is not between 0 and m; then, of the rule: that axis is no multiple of m.
     """
-    check_some(n, m)
+    check_whole("m", m, least=2)
+    if check_whole("n", n, least=1) >= m:
+        raise ValueError(f"n must be less than m={m}, got {n!r}")
+    return partial(_n_of_m, n, m, _function(score), axis)
 
-    def rule(values: Tensor, about: About) -> Tensor:
-        count, what = values.shape[axis], ("outputs", "inputs")[axis]
-        if count % m:
-            raise ValueError(f"its {counted(count, what[:-1])} are no multiple of {m}: exclude it")
-        scores = score(values, about).movedim(axis, -1)
-        return keep_highest(scores.reshape(-1, m), m - n).view(scores.shape).movedim(-1, axis)
 
-    return rule
+def _n_of_m(n: int, m: int, score: Score, axis: int, values: Tensor, about: About) -> Tensor:
+    count, what = values.shape[axis], ("outputs", "inputs")[axis]
+    if count % m:
+        raise ValueError(f"its {counted(count, what[:-1])} are no multiple of {m}: exclude it")
+    scores = score(values, about).movedim(axis, -1)
+    return keep_highest(scores.reshape(-1, m), m - n).view(scores.shape).movedim(-1, axis)
 
 
 def dithered(k: float) -> Rule:
@@ -95,31 +99,44 @@ def dithered(k: float) -> Rule:
 
     The step is that at which about the k-th part does not become zero, as found from some of the entries.
     """
+    return partial(_dithered, k)
 
-    def rule(values: Tensor, about: About) -> Tensor:
-        step = _step(values, k)
-        if not step:
-            return values
-        generator = about.generator(values.device)
-        noise = torch.rand(values.shape, generator=generator, device=values.device, dtype=values.dtype)
-        return (values / step + noise).floor() * step
 
-    return rule
+def _dithered(k: float, values: Tensor, about: About) -> Tensor:
+    generator = about.generator(values.device)
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))  # half of it cannot tell small chances
+    step = _step(_some(wide.flatten(), generator), k)
+    if not step:
+        return values
+    noise = torch.rand(wide.shape, generator=generator, device=wide.device, dtype=wide.dtype)
+    return ((wide / step + noise).floor() * step).to(values.dtype)
 
 
 SAMPLE = 4096
 
 
-def _step(values: Tensor, k: float) -> float:
+def _some(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Entries drawn at random: at even distances there could be those of one channel alone."""
+    if len(values) <= SAMPLE:
+        return values
+    return values[torch.randint(len(values), (SAMPLE,), generator=generator, device=values.device)]
+
+
+def _step(some: Tensor, k: float) -> float:
     """The s at which the mean of min(1, |v|/s), the chance that v does not become zero, is k; 0 for none."""
-    flat = values.flatten()
-    some = flat[:: max(1, len(flat) // SAMPLE)].abs().double()
+    some = some.abs().double()
     rising = some[some > 0].sort().values
     if k * len(some) >= len(rising):
         return 0.0
     sums, above = rising.cumsum(0), torch.arange(len(rising) - 1, -1, -1, device=some.device)
     at = int((above + sums / rising >= k * len(some)).sum()) - 1  # s is between this one and the next
     return float(sums[at] / (k * len(some) - above[at]))
+
+
+def _function(score: Score) -> Score:
+    if not callable(score):
+        raise TypeError(f"score must be a function of values and what is known about them, got {score!r}")
+    return score
 
 
 def _highest(rows: Tensor, k: float) -> Tensor:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import inspect
 import warnings
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from prunus.application.applying import rule
 from prunus.application.operations import has_operation
@@ -51,7 +47,6 @@ class SparseBackward:
     def __init__(self, model: nn.Module, layers: Mapping[str, RuledLayer], dense: Mapping[str, str]) -> None:
         self.model, self.layers, self._dense = model, dict(layers), dict(dense)
         rule(model, list(layers.values()))
-        _penalized.add(self)
 
     def __repr__(self) -> str:
         places = dict.fromkeys(place for ruled in self.layers.values() for place in ruled.places.used)
@@ -90,22 +85,14 @@ class SparseBackward:
         """Go on where another one was, of the same arguments.
 
         Raises:
-            ValueError: it is of other layers. Nothing has changed then.
+            ValueError: it is of other layers or places. Nothing has changed then.
         """
-        if state.keys() != self.layers.keys():
+        if state.keys() != self.layers.keys() or not all(
+            ruled.fits(state[path]) for path, ruled in self.layers.items()
+        ):
             raise ValueError("the state is of another network, or of other layers of it")
         for path, ruled in self.layers.items():
             ruled.load_state_dict(state[path])
-
-    def _penalize(self, optimizer: Optimizer) -> None:
-        """Add penalties to the gradients that a step of this optimizer is about to take."""
-        moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        done: set[int] = set()
-        for ruled in self.layers.values():
-            weight = ruled.layer.weight
-            if ruled.is_attached and id(weight) in moved - done and weight.grad is not None:
-                done.add(id(weight))
-                ruled.penalize()
 
     def __enter__(self) -> Self:
         return self
@@ -114,19 +101,6 @@ class SparseBackward:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore()
-
-
-# All that there are. torch calls the hooks of every optimizer in one place, and so there is one hook.
-_penalized: weakref.WeakSet[SparseBackward] = weakref.WeakSet()
-
-
-@torch._disable_dynamo  # type: ignore[attr-defined]
-def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for sparse in list(_penalized):
-        sparse._penalize(optimizer)
-
-
-register_optimizer_step_pre_hook(_before_step)
 
 
 def sparse_backward(
@@ -216,6 +190,8 @@ def _places(
     own: dict[str, dict[str, Any]] = {name: {} for name in names}
     for setting, value in settings.items():
         by_pattern = value if isinstance(value, Mapping) else {"*": value}
+        if not by_pattern:
+            raise ValueError(f"{setting} is empty: expected a value by each name pattern")
         meant = taken(by_pattern, known)
         found = {name: by_pattern[pattern] for pattern, matched in meant.items() for name in matched}
         own = {name: {**one, setting: found[name]} for name, one in own.items() if name in found}
@@ -236,7 +212,7 @@ def _ruled(
     uncalled = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     found: dict[str, RuledLayer] = {}
     dense = {}
-    for name in places:
+    for number, name in enumerate(places):
         for layer in weights[name].owners:
             if layer in uncalled:
                 dense[name] = "which nn.MultiheadAttention uses without a call of its layer"
@@ -244,7 +220,7 @@ def _ruled(
                 dense[name] = f"{type(layer).__name__} is no plain convolution or linear layer"
             else:
                 _check_masks(name, layer)
-                found[paths[layer]] = RuledLayer(layer, places[name], plan, len(found))
+                found[paths[layer]] = RuledLayer(layer, places[name], plan, (number, len(found)))
                 _check_rules(name, found[paths[layer]])
     if not found:
         raise ValueError(f"nothing to prune: {'; '.join(f'{n}, {reason}' for n, reason in dense.items())}")

@@ -8,14 +8,16 @@ import torch
 from torch import nn
 
 from prunus.application.applying import masks_in_force, take_off
+from prunus.application.ruled import check_unruled
 
 
 def for_good(model: nn.Module) -> nn.Module:
     """A copy without masks and backups, whose forward is that of the model: what it prunes there is zero.
 
     Raises:
-        ValueError: the model cannot be copied, or has no values.
+        ValueError: the model cannot be copied, has no values, or is under rules of `sparse_backward`.
     """
+    check_unruled(model)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError("model is on the meta device, where nothing is zero: load its weights first")
     try:

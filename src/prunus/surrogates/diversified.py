@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from prunus.application.applying import put_on
+from prunus.application.bits import keep_only
+from prunus.application.calls import observed
 from prunus.application.detour import StandIn
 from prunus.application.placed import PASSES, by_passes
+from prunus.application.reused import Reused
 from prunus.checks import check_fraction, check_whole, choose, knows_keywords
 from prunus.masks import Masks
 from prunus.randomness import stream
@@ -40,7 +43,8 @@ class Diversified(Surrogate):
     Weights are ranked once. Whenever a gradient with respect to an input is being asked for (grad mode is
     on and an input requires grad), every candidate falls with chance `p_bern` in a new draw, whatever the
     mode; otherwise the network answers as it is. Masked weights are made beside those of the network, so
-    that every graph keeps its own. The gradient reaches inputs, never parameters.
+    that every graph keeps its own; on a CPU their memory is kept for the next, when no graph has it. The
+    gradient reaches inputs, never parameters.
 
     Args:
         model: the network, which may back several surrogates at once, also in threads.
@@ -106,6 +110,7 @@ class Diversified(Surrogate):
         self.masks: Masks | None = None
         self._draws = self._used = 0
         self._drawn = Drawn[Masks]()
+        self._memory = Reused()
 
     def __repr__(self) -> str:
         plan, name = self._plan, type(self.wrapped).__name__
@@ -155,16 +160,24 @@ class Diversified(Surrogate):
         if self._plan.passes == "both":
             weights: dict[str, Tensor] = {name: self._shell.get_parameter(name) for name in masks}
             swap = {
-                weight: StandIn(masks[name].to(weight.device))(weight.detach())
-                for name, weight in weights.items()
+                weight: self._masked(name, weight.detach(), masks[name]) for name, weight in weights.items()
             }
             return self._copy(swap)(*args, **kwargs)
         private: dict[Tensor, Tensor] = {
-            p: nn.Parameter(p.detach().clone(), requires_grad=False) for p in self.parameters()
+            p: nn.Parameter(self._memory.like(name, p).copy_(p.detach()), requires_grad=False)
+            for name, p in self.named_parameters()
         }
         copy = self._copy(private)
         put_on(copy, by_passes(masks, self._plan.passes))
         return copy(*args, **kwargs)
+
+    def _masked(self, name: str, weight: Tensor, mask: Tensor) -> Tensor:
+        mask = mask.to(weight.device)
+        if observed():
+            return StandIn(mask)(weight)
+        masked = self._memory.like(name, weight)
+        keep_only(weight, mask, out=masked)
+        return masked
 
 
 def _interval(redraw: str | int) -> int:

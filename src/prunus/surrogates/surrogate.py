@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunus.application.copies import replicate
+from prunus.application.ruled import check_unruled
 from prunus.weights import states_of
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ def wants_gradient(*values: Any) -> bool:
 def _check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_unruled(model)
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
             raise ValueError(f"{name or 'model'} is compiled: make a surrogate of the network before that")
