@@ -13,6 +13,7 @@ from prunus.application.calls import is_batched
 from prunus.application.operations import Gradients, Linear, Operation, sums
 from prunus.application.places import About, Places, Rule
 from prunus.application.products import Kept, of_channels, sparse, sparse_forward, whole
+from prunus.application.reused import Reused
 from prunus.application.tallies import Share, Tally, counts, share_of
 
 
@@ -26,6 +27,7 @@ class Pass:
         kept: of the weight, by place.
         about: for the rules of dL/dy and of x.
         tally: to which all is added.
+        memory: for gradients.
         by_sparse: whether by sparse matrices, where the layer is linear.
     """
 
@@ -34,6 +36,7 @@ class Pass:
     kept: Mapping[str, Kept]
     about: About
     tally: Tally
+    memory: Reused
     by_sparse: bool = False
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -62,9 +65,9 @@ class Pass:
         args = operation, left, x, weight, [*wanted[:2], wanted[2] and not apart]
         masks = self.kept.get("input_grad", self.kept.get("forward")), self.kept.get("weight_grad")
         if channels is not None:
-            found = of_channels(*args, *masks, channels)
+            found = of_channels(*args, *masks, channels, self.memory)
         elif self.by_sparse and isinstance(operation, Linear) and not torch.is_grad_enabled():
-            found = sparse(operation, *args[1:], *masks)
+            found = sparse(operation, *args[1:], *masks, self.memory)
         else:
             found = whole(*args, *masks)
         if counts():

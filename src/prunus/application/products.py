@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from prunus.application.detour import StandIn
 from prunus.application.operations import Gradients, Linear, Operation
+from prunus.application.reused import Reused
 
 
 class Kept:
@@ -100,11 +101,13 @@ def of_channels(
     for_input: Kept | None,
     for_weight: Kept | None,
     kept: Tensor,
+    memory: Reused,
 ) -> Gradients:
     """The same but for the bias, of some output channels, in smaller dense products.
 
     Args:
         kept: indices of the channels, as many of each group; the weight has its outputs first, or one group.
+        memory: for the gradient of the weight.
     """
     axis = 1 if operation.inputs_first else 0
     used = for_input(weight) if for_input and wanted[0] else weight
@@ -112,8 +115,7 @@ def of_channels(
     some_grad = grad.index_select(operation.axis, kept)
     to_input, to_weight, _ = operation.gradients(some_grad, x, some, [*wanted[:2], False])
     if to_weight is not None:
-        made = torch.zeros_like(weight, dtype=to_weight.dtype)
-        to_weight = made.index_copy_(axis, kept, to_weight)
+        to_weight = _zeros(memory, weight, to_weight.dtype).index_copy_(axis, kept, to_weight)
         to_weight = for_weight(to_weight) if for_weight else to_weight
     return to_input, to_weight, None
 
@@ -134,6 +136,7 @@ def sparse(
     wanted: list[bool],
     for_input: Kept | None,
     for_weight: Kept | None,
+    memory: Reused,
 ) -> Gradients:
     """As `whole`, of a linear layer, by sparse matrices where the weight's entries are chosen."""
     rows, to_input, to_weight = grad.reshape(-1, grad.shape[-1]), None, None
@@ -145,7 +148,15 @@ def sparse(
         left, right = (items, rows) if operation.inputs_first else (rows, items)
         at = index.matrix(left.new_zeros(len(index.column)))
         found = torch.sparse.sampled_addmm(at, left.T, right, beta=0.0).values()
-        to_weight = weight.new_zeros(weight.numel()).index_copy_(0, index.flat, found).view(weight.shape)
+        to_weight = _zeros(memory, weight, found.dtype)
+        to_weight.view(-1).index_copy_(0, index.flat, found)
     rest = [wanted[0] and to_input is None, wanted[1] and to_weight is None, wanted[2]]
     dense = operation.gradients(grad, x, weight, rest)
     return to_input if dense[0] is None else dense[0], to_weight if dense[1] is None else dense[1], dense[2]
+
+
+def _zeros(memory: Reused, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """As many as a weight has, one after another, for its gradient."""
+    plain = weight.detach()
+    alike = plain.dtype == dtype and plain.is_contiguous()
+    return (memory.like("gradient", plain) if alike else plain.new_empty(plain.shape, dtype=dtype)).zero_()

@@ -20,6 +20,7 @@ from prunus.application.penalties import due
 from prunus.application.placed import PLACES
 from prunus.application.places import About, Places
 from prunus.application.products import Kept
+from prunus.application.reused import Reused
 from prunus.application.state import pruned_weights
 from prunus.application.tallies import Tally, counts
 from prunus.application.trial import Trial, Tried
@@ -61,7 +62,7 @@ class RuledLayer:
         self.layer: Any = layer
         self.places, self.plan, self.numbers = places, plan, numbers
         self.steps = self.draws = 0
-        self.tally = Tally()
+        self.tally, self.memory = Tally(), Reused()
         self.trial = Trial(plan.every) if plan.faster else None
         self.kept: dict[str, Kept] = {}
         self._kept_at = self._counted_in = -1
@@ -140,7 +141,7 @@ class RuledLayer:
         about = About(operation.axis, operation.groups, self._draw, self._in_force)
         settled = self.trial is not None and self.trial.way == "sparse"
         by_sparse = settled and counts() and not torch.is_autocast_enabled(call.x.device.type)
-        return Pass(operation, self.places, self.masks(step), about, self.tally, by_sparse)
+        return Pass(operation, self.places, self.masks(step), about, self.tally, self.memory, by_sparse)
 
     def masks(self, step: int | None = None) -> dict[str, Kept]:
         """By place, what is kept of the weight at a step, by default at that which is next."""
