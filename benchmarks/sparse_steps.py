@@ -58,12 +58,13 @@ class Row:
 
     Args:
         network: its maker.
-        rules, k: of `sparse_backward`.
+        rules, k, every: of `sparse_backward`.
     """
 
     network: Callable[[], Made]
     rules: str
     k: float
+    every: int = 1000
 
     def dense(self) -> Made:
         """The network, whose weights are zero by then where the rules go by masks that are in force."""
@@ -76,14 +77,18 @@ class Row:
         """The network under the rules."""
         if self.rules == "static":
             return prunus.sparse_backward(model, "static", faster=True)
-        every = 1 if self.rules == "channels" else 1000
-        return prunus.sparse_backward(model, self.rules, k=self.k, every=every, faster=True)
+        return prunus.sparse_backward(model, self.rules, k=self.k, every=self.every, faster=True)
 
 
 ROWS = [
-    *(Row(network, "channels", k) for network in (resnet18, resnet50) for k in (0.5, 0.25)),
+    *(
+        Row(network, "channels", k, every)
+        for network in (resnet18, resnet50)
+        for k in (0.5, 0.25)
+        for every in (1, 10)
+    ),
     *(Row(network, "magnitude", k) for network in (mlp, transformer) for k in (0.1, 0.05, 0.02)),
-    *(Row(network, "static", k) for network in (mlp, transformer) for k in (0.1, 0.05, 0.02)),
+    *(Row(network, "static", k, 1) for network in (mlp, transformer) for k in (0.1, 0.05, 0.02)),
 ]
 
 
@@ -155,15 +160,22 @@ def measured(row: Row) -> list[str]:
     layers = sparse.report().layers
     taken = sum(layer.way != "dense" for layer in layers)
     figures = [f"{1000 * seconds['dense']:.0f}", f"{1 / ratio:.2f}", f"{seconds['dense'] / rest:.2f}"]
-    return [row.network.__name__, row.rules, f"{row.k:g}", *figures, f"{taken} of {len(layers)}"]
+    return [
+        row.network.__name__,
+        row.rules,
+        f"{row.k:g}",
+        str(row.every),
+        *figures,
+        f"{taken} of {len(layers)}",
+    ]
 
 
 def main() -> None:
     """The table."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    print("| network | rules | k | dense step, ms | shorter | ceiling | layers pruned |")
-    print("|---|---|---|---|---|---|---|")
+    print("| network | rules | k | every | dense step, ms | shorter | ceiling | layers pruned |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in ROWS:
         if len(sys.argv) == 1 or {row.network.__name__, row.rules} & set(sys.argv[1:]):
             print("|", " | ".join(measured(row)), "|", flush=True)

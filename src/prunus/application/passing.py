@@ -28,6 +28,8 @@ class Pass:
         about: for the rules of dL/dy and of x.
         tally: to which all is added.
         memory: for gradients.
+        held: indices of channels that this call does not choose anew.
+        holds: whether those that it chooses are for later calls, too.
         by_sparse: whether by sparse matrices, where the layer is linear.
     """
 
@@ -37,6 +39,8 @@ class Pass:
     about: About
     tally: Tally
     memory: Reused
+    held: dict[str, Tensor]
+    holds: bool = False
     by_sparse: bool = False
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -79,8 +83,12 @@ class Pass:
         rule = self.places.output_grad
         if rule is None:
             return grad, None, 1.0
+        if (held := self.held.get("output_grad")) is not None:
+            return grad, held, len(held) / grad.shape[self.operation.axis]
         chosen = _chosen("output_grad", rule, grad, self.about)
         channels = self._channels(chosen, grad)
+        if channels is not None and self.holds and chosen.shape != grad.shape:
+            self.held["output_grad"] = channels
         left = grad if channels is not None else _spread(grad, chosen)
         share = share_of(left) if channels is None else len(channels) / chosen.numel()
         return left, channels, share

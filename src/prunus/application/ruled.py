@@ -65,6 +65,7 @@ class RuledLayer:
         self.tally, self.memory = Tally(), Reused()
         self.trial = Trial(plan.every) if plan.faster else None
         self.kept: dict[str, Kept] = {}
+        self.held: dict[str, Tensor] = {}
         self._kept_at = self._counted_in = -1
         self._asking = 0.0
 
@@ -141,7 +142,9 @@ class RuledLayer:
         about = About(operation.axis, operation.groups, self._draw, self._in_force)
         settled = self.trial is not None and self.trial.way == "sparse"
         by_sparse = settled and counts() and not torch.is_autocast_enabled(call.x.device.type)
-        return Pass(operation, self.places, self.masks(step), about, self.tally, self.memory, by_sparse)
+        kept, held = self.masks(step), self.held
+        holds = self.plan.every > 1 and counts()
+        return Pass(operation, self.places, kept, about, self.tally, self.memory, held, holds, by_sparse)
 
     def masks(self, step: int | None = None) -> dict[str, Kept]:
         """By place, what is kept of the weight at a step, by default at that which is next."""
@@ -156,6 +159,7 @@ class RuledLayer:
             begun = time.perf_counter()
             self.kept, self._kept_at = self._ask(number, weight), number
             self._asking = time.perf_counter() - begun
+            self.held = {}
         return self.kept
 
     def _ask(self, number: int, weight: Tensor) -> dict[str, Kept]:
@@ -204,7 +208,8 @@ class RuledLayer:
     def state_dict(self) -> dict[str, Any]:
         """What a training that is resumed goes on from."""
         kept = {place: kept.mask.clone() for place, kept in self.kept.items()}
-        return {"steps": self.steps, "draws": self.draws, "kept_at": self._kept_at, "kept": kept}
+        at = {"steps": self.steps, "draws": self.draws, "kept_at": self._kept_at}
+        return {**at, "kept": kept, "held": dict(self.held)}
 
     def fits(self, state: Mapping[str, Any]) -> bool:
         """Whether a state is of such a layer and such rules."""
@@ -216,6 +221,7 @@ class RuledLayer:
         device = self.layer.weight.device
         self.steps, self.draws, self._kept_at = state["steps"], state["draws"], state["kept_at"]
         self.kept = {place: Kept(mask.to(device)) for place, mask in state["kept"].items()}
+        self.held = {place: channels.to(device) for place, channels in state["held"].items()}
         self._counted_in = -1
 
 
