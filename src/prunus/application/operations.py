@@ -65,7 +65,13 @@ class Convolution:
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """W x, and the bias."""
-        return torch.convolution(x, weight, bias, *self._geometry)
+        # By these names, which autocast knows
+        geometry: tuple[Any, ...] = self.stride, self.padding, self.dilation, self.groups
+        turned: tuple[Any, ...] = self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        if self.inputs_first:
+            back = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(self.stride) - 1]
+            return back(x, weight, bias, *turned)
+        return (F.conv1d, F.conv2d, F.conv3d)[len(self.stride) - 1](x, weight, bias, *geometry)
 
     def gradients(self, grad: Tensor, x: Tensor | None, weight: Tensor, wanted: list[bool]) -> Gradients:
         """From that of the output those of input, weight and bias, as far as they are wanted."""

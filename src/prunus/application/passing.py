@@ -84,7 +84,7 @@ class Pass:
         if rule is None:
             return grad, None, 1.0
         if (held := self.held.get("output_grad")) is not None:
-            return grad, held, len(held) / grad.shape[self.operation.axis]
+            return grad, held.to(grad.device), len(held) / grad.shape[self.operation.axis]
         chosen = _chosen("output_grad", rule, grad, self.about)
         channels = self._channels(chosen, grad)
         if channels is not None and self.holds and chosen.shape != grad.shape:

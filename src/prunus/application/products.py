@@ -33,6 +33,10 @@ class Kept:
         memory = mask.data_ptr() == self.mask.data_ptr() and mask.stride() == self.mask.stride()
         return memory and mask.shape == self.mask.shape and mask._version == self._version
 
+    def to(self, device: torch.device) -> Kept:
+        """The same there."""
+        return self if self.mask.device == device else Kept(self.mask.to(device))
+
     def __call__(self, weight: Tensor) -> Tensor:
         """The weight, zero where it is not kept."""
         if torch._C._get_tracing_state() is not None:  # which does not know what stands there

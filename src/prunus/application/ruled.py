@@ -94,17 +94,18 @@ class RuledLayer:
             args = inspect.signature(type(layer).forward).bind(layer, *args, **named).args[1:]
         call = call_of(layer, *args)
         tensors = call.x, layer.weight, layer.bias
-        if self.trial and torch.is_grad_enabled():  # processes settle together, and one alone may evaluate
-            self.trial.settle()
+        within = torch._C._current_graph_task_id()  # of a backward pass that runs this once more
+        if self.trial and within == -1 and torch.is_grad_enabled():
+            self.trial.settle()  # by all processes together, of which one alone may evaluate
         step = self._step
         if self._is_dense(step):
-            return call.output(self._dense(call, *tensors))
+            return call.output(self._dense(call, within, *tensors))
         once = self._pass(call, step)
         tried = self.trial is not None and not self.trial.way
         run = self.trial.of(once, self._asking) if self.trial and tried else once
         if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
             return call.output(run.forward(*tensors))  # what is exported has no backward pass
-        made: Tensor = _Ruled.apply(run, self.passed, *tensors)
+        made: Tensor = _Ruled.apply(run, partial(self.passed, within), *tensors)
         return call.output(made)
 
     @property
@@ -113,9 +114,9 @@ class RuledLayer:
         task = torch._C._current_graph_task_id()
         return self.steps - (task != -1 and task == self._counted_in)
 
-    def passed(self) -> None:
-        """A backward pass has come here."""
-        task = torch._C._current_graph_task_id()
+    def passed(self, within: int) -> None:
+        """A backward pass has come here, to a forward that was run within this one, or -1 for none."""
+        task = torch._C._current_graph_task_id() if within == -1 else within
         self.steps += task == -1 or task != self._counted_in
         self._counted_in = task
         if self.places.penalty:
@@ -126,10 +127,10 @@ class RuledLayer:
         apart = bool(every) and (since + 1) % every == 0 and self.layer.training
         return since < 0 or apart or (self.trial is not None and self.trial.way == "dense")
 
-    def _dense(self, call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _dense(self, call: Call, within: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         made = call.operation.forward(x, weight, bias)
         if made.requires_grad:
-            made.register_hook(lambda grad: self.passed())  # type: ignore[no-untyped-call]
+            made.register_hook(lambda grad: self.passed(within))  # type: ignore[no-untyped-call]
         if counts():
             macs = call.operation.macs(x, weight, made)
             wanted = {"forward": True, "input_grad": x.requires_grad, "weight_grad": weight.requires_grad}
@@ -160,6 +161,7 @@ class RuledLayer:
             self.kept, self._kept_at = self._ask(number, weight), number
             self._asking = time.perf_counter() - begun
             self.held = {}
+        self.kept = {place: kept.to(weight.device) for place, kept in self.kept.items()}
         return self.kept
 
     def _ask(self, number: int, weight: Tensor) -> dict[str, Kept]:
@@ -188,7 +190,8 @@ class RuledLayer:
     def penalize(self, scale: float | Tensor) -> None:
         """Add the penalty to the gradient that the weight has got in the last step, times this."""
         penalty, weight = self.places.penalty, self.layer.weight
-        if penalty and self.is_attached and self.kept and not self._is_dense(self.steps - 1):
+        dense = self._is_dense(self.steps - 1) or (self.trial is not None and not self.trial.way)
+        if penalty and self.is_attached and self.kept and not dense:
             with torch.no_grad():
                 kept = {place: one.mask for place, one in self.kept.items()}
                 weight.grad.add_(penalty(weight.detach(), kept) * scale)

@@ -56,5 +56,6 @@ def share_of(values: Tensor) -> Share:
 
 
 def counts() -> bool:
-    """Whether what runs has values that can be counted: those within vmap and its like are not."""
-    return functorch.peek_interpreter_stack() is None and not torch.compiler.is_compiling()
+    """Whether what runs has values that can be counted: those within vmap, traces and their like are not."""
+    traced = torch._C._get_tracing_state() is not None or torch.compiler.is_compiling()
+    return functorch.peek_interpreter_stack() is None and not traced

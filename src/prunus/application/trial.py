@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -112,7 +113,11 @@ class Tried:
         for way, run in self.ways.items():
             begun = _now()
             try:
-                result = task(run)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings(
+                        "ignore", ".*Sparse CSR"
+                    )  # says torch, once, of its sparse matrices
+                    result = task(run)
             except RuntimeError:
                 if way != "sparse":
                     raise

@@ -1,6 +1,7 @@
 """Which rule stands at which place: methods from papers, and ours, by name.
 
-A preset is a function from its settings to `Places`; `k`, where it has one, is the fraction that is kept. To
+A preset is a function from its settings to `Places`; `k`, where it has one, is the fraction that is kept, and
+`score` is "magnitude", "random" (the control), or a function of values and what is known about them. To
 add one, write it here, under `@preset(name)`; `sparse_backward` takes any such function as it is, too.
 """
 
@@ -47,7 +48,7 @@ def _part(argument: str, value: float) -> float:
 
 
 @preset("meprop")
-def meprop(k: float = 0.1, score: Score = magnitude) -> Places:
+def meprop(k: float = 0.1, score: str | Score = magnitude) -> Places:
     """The largest entries of dL/dy, of each row or image (Sun et al. 2017, arXiv 1706.06197, section 2.1).
 
     The authors leave the output layer dense.
@@ -56,7 +57,7 @@ def meprop(k: float = 0.1, score: Score = magnitude) -> Places:
 
 
 @preset("channels")
-def output_channels(k: float = 0.5, score: Score = magnitude) -> Places:
+def output_channels(k: float = 0.5, score: str | Score = magnitude) -> Places:
     """The output channels with the largest sums of |dL/dy| over a batch: smaller dense products.
 
     Of linear layers it is the unified top-k of meProp (section 4.8).
@@ -74,7 +75,7 @@ def dither(k: float = 0.1) -> Places:
 
 
 @preset("swat")
-def swat(k: float = 0.1, score: Score = magnitude) -> Places:
+def swat(k: float = 0.1, score: str | Score = magnitude) -> Places:
     """The largest weights for y and dL/dx, the largest x for dL/dW (Raihan, Aamodt 2020, arXiv 2001.01969).
 
     The gradient of the weight is of all entries. The authors leave the first convolution dense.
@@ -84,7 +85,9 @@ def swat(k: float = 0.1, score: Score = magnitude) -> Places:
 
 
 @preset("topkast")
-def topkast(k: float = 0.1, wider: float = 0.1, decay: float = 1e-4, score: Score = magnitude) -> Places:
+def topkast(
+    k: float = 0.1, wider: float = 0.1, decay: float = 1e-4, score: str | Score = magnitude
+) -> Places:
     """The largest weights for y and dL/dx; more get a gradient (Jayakumar et al. 2020, arXiv 2106.03517).
 
     Args:
@@ -105,7 +108,7 @@ def _of_all(decay: float, part: float, weight: Tensor, kept: dict[str, Tensor]) 
 
 
 @preset("srste")
-def srste(n: int = 2, m: int = 4, decay: float = 2e-4, score: Score = magnitude) -> Places:
+def srste(n: int = 2, m: int = 4, decay: float = 2e-4, score: str | Score = magnitude) -> Places:
     """n of m weights along the inputs for y and dL/dx (Zhou et al. 2021, arXiv 2102.04010).
 
     The gradient of the weight is of all entries. The authors leave the output layer dense.
@@ -120,7 +123,9 @@ def srste(n: int = 2, m: int = 4, decay: float = 2e-4, score: Score = magnitude)
 
 
 @preset("bimask")
-def bimask(n: int = 2, m: int = 4, decay: float = 2e-4, tries: int = 10, score: Score = magnitude) -> Places:
+def bimask(
+    n: int = 2, m: int = 4, decay: float = 2e-4, tries: int = 10, score: str | Score = magnitude
+) -> Places:
     """As "srste", but of what is kept n of m outputs for dL/dx (Zhang et al. 2023, arXiv 2302.06058).
 
     Args:
@@ -146,7 +151,7 @@ def _both(rows: Rule, columns: Rule, tries: int, values: Tensor, about: About) -
 
 
 @preset("magnitude")
-def largest_for_inputs(k: float = 0.1, score: Score = magnitude) -> Places:
+def largest_for_inputs(k: float = 0.1, score: str | Score = magnitude) -> Places:
     """The largest weights for dL/dx alone: backward-only pruning, as `gradient_prune` has it, layer by layer.
 
     With `random` for a score and `every=1` the masks are redrawn in each step.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prunus.application.places import About, Rule
-from prunus.checks import check_whole
+from prunus.checks import check_whole, chosen
 from prunus.masks import counted
 from prunus.selection.line import keep_highest
 
@@ -31,7 +31,10 @@ def random(values: Tensor, about: About) -> Tensor:
     return torch.rand(values.shape, generator=generator, device=values.device)
 
 
-def largest(k: float, score: Score = magnitude) -> Rule:
+SCORES: dict[str, Score] = {"magnitude": magnitude, "random": random}
+
+
+def largest(k: float, score: str | Score = magnitude) -> Rule:
     """The k-th part of all entries that scores highest."""
     return partial(_largest, k, _function(score))
 
@@ -40,7 +43,7 @@ def _largest(k: float, score: Score, values: Tensor, about: About) -> Tensor:
     return _highest(score(values, about).reshape(1, -1), k).view(values.shape)
 
 
-def largest_of_each(k: float, score: Score = magnitude) -> Rule:
+def largest_of_each(k: float, score: str | Score = magnitude) -> Rule:
     """The k-th part of the entries of each item that scores highest: of each row of a linear layer."""
     return partial(_largest_of_each, k, _function(score))
 
@@ -51,7 +54,7 @@ def _largest_of_each(k: float, score: Score, values: Tensor, about: About) -> Te
     return _highest(rows, k).view(values.shape)
 
 
-def channels(k: float, score: Score = magnitude) -> Rule:
+def channels(k: float, score: str | Score = magnitude) -> Rule:
     """The k-th part of the output channels, in each group, whose sums of |v| over the batch score highest."""
     return partial(_channels, k, _function(score))
 
@@ -74,7 +77,7 @@ def _in_force(place: str, values: Tensor, about: About) -> Tensor:
     return torch.ones_like(values, dtype=torch.bool) if mask is None else mask
 
 
-def n_of_m(n: int, m: int, score: Score = magnitude, axis: int = 1) -> Rule:
+def n_of_m(n: int, m: int, score: str | Score = magnitude, axis: int = 1) -> Rule:
     """Of every m neighbours along an axis of the weight (0: outputs, 1: inputs), the n that score highest.
 
     Raises:
@@ -133,10 +136,8 @@ def _step(some: Tensor, k: float) -> float:
     return float(sums[at] / (k * len(some) - above[at]))
 
 
-def _function(score: Score) -> Score:
-    if not callable(score):
-        raise TypeError(f"score must be a function of values and what is known about them, got {score!r}")
-    return score
+def _function(score: str | Score) -> Score:
+    return chosen("score", score, SCORES)
 
 
 def _highest(rows: Tensor, k: float) -> Tensor:

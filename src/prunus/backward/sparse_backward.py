@@ -19,7 +19,7 @@ from prunus.application.state import pruned_weights
 from prunus.backward.presets import PRESETS
 from prunus.backward.report import Report, report_of
 from prunus.checks import check_keywords, check_whole, chosen
-from prunus.masks import SHOWN, Masks
+from prunus.masks import SHOWN, Masks, counted
 from prunus.selection.patterns import taken
 from prunus.weights import (
     PLAIN,
@@ -51,7 +51,7 @@ class SparseBackward:
     def __repr__(self) -> str:
         places = dict.fromkeys(place for ruled in self.layers.values() for place in ruled.places.used)
         ended = "" if self._in_force else ", ended"
-        return f"SparseBackward({len(self.layers)} layers, {', '.join(places)}{ended})"
+        return f"SparseBackward({counted(len(self.layers), 'layer')}, {', '.join(places)}{ended})"
 
     @property
     def _in_force(self) -> bool:
@@ -134,7 +134,7 @@ def sparse_backward(
         seed: of random rules.
         faster: let timing decide in the first steps, layer by layer, and leave a layer dense where its rules
             save no time. Weights of linear layers are then also tried as sparse matrices. What is chosen
-            depends on the machine.
+            depends on the machine. Under reentrant checkpoints nothing is ever chosen: use_reentrant=False.
         layers, include, exclude: which weights, as in `prunus.rank`; by default those of all convolutions and
             linear layers.
         **settings: of the rules, such as k, the fraction that is kept. One may be given by name pattern,
@@ -195,9 +195,7 @@ def _places(
         meant = taken(by_pattern, known)
         found = {name: by_pattern[pattern] for pattern, matched in meant.items() for name in matched}
         own = {name: {**one, setting: found[name]} for name, one in own.items() if name in found}
-    made = {tuple(sorted(one.items(), key=str)): one for one in own.values()}
-    places = {key: make(**one) for key, one in made.items()}
-    return {name: places[tuple(sorted(one.items(), key=str))] for name, one in own.items()}
+    return {name: make(**one) for name, one in own.items()}
 
 
 def _always(places: Places) -> Callable[..., Places]:
@@ -214,7 +212,9 @@ def _ruled(
     dense = {}
     for number, name in enumerate(places):
         for layer in weights[name].owners:
-            if layer in uncalled:
+            if weights[name].attribute != "weight":
+                dense[name] = f"which is no weight of a {type(layer).__name__}"
+            elif layer in uncalled:
                 dense[name] = "which nn.MultiheadAttention uses without a call of its layer"
             elif not (has_operation(layer) or isinstance(vars(layer).get("forward"), RuledLayer)):
                 dense[name] = f"{type(layer).__name__} is no plain convolution or linear layer"
