@@ -915,7 +915,7 @@ BAD = [
     ("swat", {"k": [0.1]}, TypeError, r"k must be a number in .*, got \[0.1\]"),
     ("swat", {"include": "0.bias"}, ValueError, "nothing to prune: 0.bias, which is no weight of a Linear"),
     ("swat", {"k": {}}, ValueError, "k is empty: expected a value by each name pattern"),
-    ("swat", {"score": 3}, TypeError, "score must be a function .*, got 3"),
+    ("swat", {"score": 3}, ValueError, "score must be one of magnitude, random; got 3"),
     ("srste", {"n": 4}, ValueError, "n must be less than m=4, got 4"),
     ("srste", {"m": 3}, ValueError, "0.weight: its 8 inputs are no multiple of 3: exclude it"),
     ("bimask", {"n": 4, "m": 8}, ValueError, "2.weight: its 4 outputs are no multiple of 8: exclude it"),
@@ -1260,3 +1260,30 @@ def test_processes_prune_alike(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("done") == 2
+
+
+def test_channels_are_held_for_every_so_many_steps_and_over_a_resumed_training() -> None:
+    def trained(sparse: prunus.SparseBackward, steps: range) -> list[Tensor]:
+        found = []
+        for step in steps:
+            sparse.model.zero_grad()
+            sparse.model(
+                torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
+            ).square().sum().backward()
+            found.append(sparse.model.weight.grad.clone())
+        return found
+
+    net = nn.Linear(6, 8)
+    whole = trained(prunus.sparse_backward(copy.deepcopy(net), "channels", k=0.25, every=3), range(6))
+    rows = [tuple(gradient.abs().sum(1).nonzero().flatten().tolist()) for gradient in whole]
+    assert rows[0] == rows[1] == rows[2]
+    assert rows[3] == rows[4] == rows[5]
+    each = trained(prunus.sparse_backward(copy.deepcopy(net), "channels", k=0.25), range(6))
+    assert torch.equal(each[0], whole[0])
+    assert torch.equal(each[3], whole[3])
+    assert not all(map(torch.equal, each, whole))
+    first = prunus.sparse_backward(copy.deepcopy(net), "channels", k=0.25, every=3)
+    before = trained(first, range(2))
+    second = prunus.sparse_backward(copy.deepcopy(net), "channels", k=0.25, every=3)
+    second.load_state_dict(first.state_dict())
+    assert all(map(torch.equal, [*before, *trained(second, range(2, 6))], whole))
