@@ -125,8 +125,8 @@ def sparse_backward(
 
     Args:
         model: the network, in place of any rules it is under.
-        rules: a name of "meprop", "channels", "dither", "swat", "topkast", "srste", "bimask", "magnitude",
-            "static"; a function from settings to `prunus.Places`; or such `Places`.
+        rules: the name of a preset, such as "meprop" or "channels" (see `prunus.backward.presets`; another
+            name is answered by all of them); a function from settings to `prunus.Places`; or such `Places`.
         every: so many steps have the same masks of weights, and the same channels; single entries of dL/dy
             and x are chosen in each. A step is a backward pass that comes to the layer.
         dense_every: every so many-th step is dense, 0 for none.
