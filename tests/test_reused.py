@@ -31,9 +31,6 @@ KEEPERS: list[Callable[[Tensor], object]] = [
     lambda tensor: tensor.untyped_storage(),
     lambda tensor: torch.utils.dlpack.to_dlpack(tensor),  # type: ignore[attr-defined]
     lambda tensor: (torch.ones_like(tensor, requires_grad=True) * tensor).grad_fn,
-    lambda tensor: (
-        (torch.ones_like(tensor, requires_grad=True) * tensor.T.contiguous().T[:1]).grad_fn and [tensor.T]
-    ),
 ]
 
 

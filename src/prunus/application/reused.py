@@ -32,7 +32,7 @@ class Reused:
     def like(self, name: str, tensor: Tensor) -> Tensor:
         """One of this tensor's shape, strides, dtype and device, with any values."""
         if tensor.device.type != "cpu" or observed():
-            return torch.empty_like(tensor, requires_grad=False)
+            return torch.empty_like(tensor)
         with self._lock, torch.inference_mode(False):
             kept = self._kept.get(name)
             if kept is None or not _alike(kept, tensor) or not _alone(kept):

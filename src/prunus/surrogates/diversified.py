@@ -43,7 +43,7 @@ class Diversified(Surrogate):
     Weights are ranked once. Whenever a gradient with respect to an input is being asked for (grad mode is
     on and an input requires grad), every candidate falls with chance `p_bern` in a new draw, whatever the
     mode; otherwise the network answers as it is. Masked weights are made beside those of the network, so
-    that every graph keeps its own; on a CPU their memory is kept for the next, when no graph has it. The
+    that every graph keeps its own; those of "both" take, on a CPU, memory that no graph has any more. The
     gradient reaches inputs, never parameters.
 
     Args:
@@ -164,8 +164,7 @@ class Diversified(Surrogate):
             }
             return self._copy(swap)(*args, **kwargs)
         private: dict[Tensor, Tensor] = {
-            p: nn.Parameter(self._memory.like(name, p).copy_(p.detach()), requires_grad=False)
-            for name, p in self.named_parameters()
+            p: nn.Parameter(p.detach().clone(), requires_grad=False) for p in self.parameters()
         }
         copy = self._copy(private)
         put_on(copy, by_passes(masks, self._plan.passes))
