@@ -267,6 +267,10 @@ class _Ruled(torch.autograd.Function):
         return None, None, *ctx.run.gradients(grad, *ctx.saved_tensors, ctx.wanted)
 
 
+# As in `detour`: torch would find it at every call
+_Ruled.forward.__signature__ = inspect.signature(_Ruled.forward)  # type: ignore[attr-defined]
+
+
 def check_unruled(model: nn.Module) -> None:
     """Refuse a network whose passes rules prune, for what copies or cuts it.
 
