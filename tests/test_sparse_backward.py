@@ -284,6 +284,14 @@ def test_dithering_is_right_in_the_mean_and_keeps_about_k(dtype: torch.dtype) ->
     assert abs(share - 0.1) < 0.01
 
 
+def test_dithering_does_not_lose_what_half_precision_cannot_add() -> None:
+    g = torch.full((1, 200_000), 0.001, dtype=torch.bfloat16)
+    g[:, :2000] = 1  # so that the step is about 1
+    generator = torch.Generator().manual_seed(0)
+    draw = rules.dithered(0.012)(g, About(-1, 1, lambda device: generator, lambda place: None))
+    assert draw[:, 2000:].double().mean() == pytest.approx(0.001, rel=0.3)  # four standard deviations
+
+
 def test_dithering_looks_at_more_than_one_output() -> None:
     layer, g = nn.Linear(4, 512), torch.randn(4096, 512)
     g[:, 0] = 0

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C import _functorch as functorch
 
 from prunus.application.calls import is_batched, unobserved
 from prunus.application.operations import Call, as_it_is, call_of, outputs_first
@@ -150,7 +149,7 @@ class RuledLayer:
     def masks(self, step: int | None = None) -> dict[str, Kept]:
         """By place, what is kept of the weight at a step, by default at that which is next."""
         number = max(0, (self._step if step is None else step) - self.plan.warmup) // self.plan.every
-        weight = _beneath(self.layer.weight)
+        weight = self.layer.weight
         if is_batched(weight) and self.places.of_weight():
             raise RuntimeError(
                 "vmap runs a stack of several networks' parameters, each with masks of its own, which rules "
@@ -226,13 +225,6 @@ class RuledLayer:
         self.kept = {place: Kept(mask.to(device)) for place, mask in state["kept"].items()}
         self.held = {place: channels.to(device) for place, channels in state["held"].items()}
         self._counted_in = -1
-
-
-def _beneath(tensor: Tensor) -> Tensor:
-    """What torch.func has wrapped to find derivatives by: masks of it outlast that."""
-    while functorch.is_gradtrackingtensor(tensor):
-        tensor = functorch.get_unwrapped(tensor)
-    return tensor
 
 
 def _nothing(layer: nn.Module, args: object) -> None:
