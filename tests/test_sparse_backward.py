@@ -1295,3 +1295,91 @@ def test_channels_are_held_for_every_so_many_steps_and_over_a_resumed_training()
     second = prunus.sparse_backward(copy.deepcopy(net), "channels", k=0.25, every=3)
     second.load_state_dict(first.state_dict())
     assert all(map(torch.equal, [*before, *trained(second, range(2, 6))], whole))
+
+
+def test_what_reads_the_masks_changes_no_training() -> None:
+    def trained(read: bool) -> Tensor:
+        torch.manual_seed(0)
+        net, x = nn.Linear(8, 8), torch.randn(4, 8)
+        optimizer = torch.optim.SGD(net.parameters(), 0.5)
+        sparse = prunus.sparse_backward(net, "srste", decay=0.5, score="random", every=2)
+        for _ in range(5):
+            optimizer.zero_grad()
+            net(x).square().sum().backward()
+            if read:
+                assert sparse.masks
+            optimizer.step()
+        return net.weight.detach()
+
+    assert torch.equal(trained(read=True), trained(read=False))
+
+
+def test_layers_that_timing_leaves_dense_have_no_masks() -> None:
+    net, x = nn.Linear(8, 8), torch.randn(4, 8)
+    sparse = prunus.sparse_backward(net, "srste", faster=True)
+    assert not sparse.masks
+    for _ in range(7):
+        net(x).sum().backward()
+    assert sparse.report().layers[0].way in ("dense", "pruned", "sparse")
+    assert bool(sparse.masks) == (sparse.report().layers[0].way != "dense")
+    assert bool(sparse.masks) != torch.equal(net(x), nn.functional.linear(x, net.weight, net.bias))
+
+
+def test_a_state_of_other_rules_is_refused() -> None:
+    net, x = nn.Linear(8, 8), torch.randn(4, 8)
+    first = prunus.sparse_backward(net, "channels", every=10)
+    net(x).sum().backward()
+    state = first.state_dict()
+    second = prunus.sparse_backward(net, "srste", every=10)
+    with pytest.raises(ValueError, match="of other layers"):
+        second.load_state_dict(state)
+
+
+@pytest.mark.parametrize("every", [1, 10])
+def test_what_regrows_sees_whole_gradients(every: int) -> None:
+    def grown(static: bool) -> Tensor:
+        torch.manual_seed(0)
+        net, x = nn.Linear(10, 20), torch.randn(8, 10)
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        generator = torch.Generator().manual_seed(0)
+        pruner = prunus.RigL(
+            net, 0.8, range(2, 8, 2), optimizer=optimizer, layers="Linear", generator=generator
+        )
+        if static:
+            prunus.sparse_backward(net, "static", every=every)
+        for _ in range(9):
+            optimizer.zero_grad()
+            net(x).square().sum().backward()
+            optimizer.step()
+            pruner.step()
+        return pruner.masks["weight"]
+
+    assert torch.equal(grown(static=True), grown(static=False))
+
+
+def test_shallow_copies_are_refused_by_name() -> None:
+    net = nn.Linear(8, 8)
+    prunus.sparse_backward(net, "meprop")
+    with pytest.raises(RuntimeError, match=r"a shallow copy of a Linear .* copy\.deepcopy"):
+        copy.copy(net)(torch.randn(2, 8))
+
+
+def test_channels_are_held_where_no_smaller_product_is_made() -> None:
+    net = nn.ConvTranspose2d(8, 16, 3, groups=2)
+    prunus.sparse_backward(net, "channels", every=3)
+    chosen = []
+    for _ in range(3):
+        net.zero_grad()
+        net(torch.randn(2, 8, 4, 4)).square().sum().backward()
+        chosen.append(net.weight.grad.unflatten(0, (2, -1)).abs().sum((1, 3, 4)) != 0)
+    assert torch.equal(chosen[0], chosen[1])
+    assert torch.equal(chosen[0], chosen[2])
+
+
+def test_two_way_masks_by_chance_keep_as_many_as_those_by_magnitude() -> None:
+    net = nn.Linear(64, 64)
+    shares = [
+        prunus.sparse_backward(net, "bimask", score=score).layers[""].masks()["input_grad"].share
+        for score in ("magnitude", "random")
+    ]
+    assert abs(shares[0] - shares[1]) < 0.03

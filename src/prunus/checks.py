@@ -102,6 +102,17 @@ def check_whole(argument: str, value: object, least: int = 0) -> int:
     return int(value)
 
 
+def check_flag(argument: str, value: object) -> bool:
+    """True or False.
+
+    Raises:
+        TypeError: something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be True or False, got {value!r}")
+    return value
+
+
 class Named(dict[str, T]):
     r"""A table of things by name, some of whose names have a form, such as 2:4 that of n:m.
 

@@ -20,6 +20,11 @@ def several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def number() -> int:
+    """Of this process among those that have met; 0 where none have."""
+    return dist.get_rank() if several() else 0
+
+
 def of_first(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """Boolean tensors as the first process of `torch.distributed` has them; all must come here, or none.
 

@@ -41,8 +41,11 @@ class StandIn:
         if self.hidden is not None:
             seen, original = self.hidden
             weight = torch.where(seen, weight, original)
-        # Several times as fast as torch.where
-        return weight if self.mask is None else weight * self.mask.view(torch.int8)
+        if self.mask is None:
+            return weight
+        if torch._C._get_tracing_state() is not None:  # which does not know the view
+            return torch.where(self.mask, weight, weight.new_zeros(()))
+        return weight * self.mask.view(torch.int8)  # several times as fast
 
 
 @dataclass(frozen=True)

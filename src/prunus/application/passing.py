@@ -28,7 +28,7 @@ class Pass:
         about: for the rules of dL/dy and of x.
         tally: to which all is added.
         memory: for gradients.
-        held: indices of channels that this call does not choose anew.
+        held: channels that this call does not choose anew, as booleans.
         holds: whether those that it chooses are for later calls, too.
         by_sparse: whether by sparse matrices, where the layer is linear.
     """
@@ -83,15 +83,19 @@ class Pass:
         rule = self.places.output_grad
         if rule is None:
             return grad, None, 1.0
-        if (held := self.held.get("output_grad")) is not None:
-            return grad, held.to(grad.device), len(held) / grad.shape[self.operation.axis]
-        chosen = _chosen("output_grad", rule, grad, self.about)
+        chosen = self.held.get("output_grad")
+        if chosen is None or chosen.device != grad.device:
+            chosen = _chosen("output_grad", rule, grad, self.about)
+        if self.holds and chosen.dtype == torch.bool and self._is_of_channels(chosen, grad):
+            self.held["output_grad"] = chosen
         channels = self._channels(chosen, grad)
-        if channels is not None and self.holds and chosen.shape != grad.shape:
-            self.held["output_grad"] = channels
         left = grad if channels is not None else _spread(grad, chosen)
         share = share_of(left) if channels is None else len(channels) / chosen.numel()
         return left, channels, share
+
+    def _is_of_channels(self, chosen: Tensor, grad: Tensor) -> bool:
+        """Whether it is the same for all items, whatever their number."""
+        return chosen.shape != grad.shape and chosen.numel() == grad.shape[self.operation.axis]
 
     def _channels(self, chosen: Tensor, grad: Tensor) -> Tensor | None:
         """The channels that are chosen as wholes, where there are some, and as many of each group."""

@@ -54,6 +54,7 @@ class Places:
         output_grad: of dL/dy.
         activation: of x, for dL/dW.
         penalty: what is added to the weight's gradient once a step of an optimizer.
+        anew: whether the rules of the weight are asked in every step, whatever `every` is.
     """
 
     forward: Rule | None = None
@@ -62,6 +63,7 @@ class Places:
     output_grad: Rule | None = None
     activation: Rule | None = None
     penalty: Penalty | None = None
+    anew: bool = False
 
     def of_weight(self) -> dict[str, Rule]:
         """The rules of the weight, by place."""
@@ -71,4 +73,4 @@ class Places:
     @property
     def used(self) -> list[str]:
         """The places that have a rule."""
-        return [f.name for f in fields(self) if f.name != "penalty" and getattr(self, f.name)]
+        return [f.name for f in fields(self) if f.name not in ("penalty", "anew") and getattr(self, f.name)]

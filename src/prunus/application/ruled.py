@@ -23,6 +23,7 @@ from prunus.application.reused import Reused
 from prunus.application.state import pruned_weights
 from prunus.application.tallies import Tally, counts
 from prunus.application.trial import Trial, Tried
+from prunus.processes import number
 from prunus.randomness import stream
 
 
@@ -65,20 +66,33 @@ class RuledLayer:
         self.trial = Trial(plan.every) if plan.faster else None
         self.kept: dict[str, Kept] = {}
         self.held: dict[str, Tensor] = {}
+        self._last: Mapping[str, Kept] = {}
         self._kept_at = self._counted_in = -1
         self._asking = 0.0
 
     def attach(self) -> None:
         """Stand in for the layer's forward."""
         vars(self.layer)["forward"] = self
-        # Where layers have hooks, no encoder of torch goes past their forward to their weights
-        self._hook = self.layer.register_forward_pre_hook(_nothing)
+        # Where layers have hooks, no encoder of torch goes past their forward to their weights, either
+        self._hook = self.layer.register_forward_pre_hook(self._check_caller)
 
     def detach(self) -> None:
         """Let the layer be as it was."""
         if self.is_attached:
             del vars(self.layer)["forward"]
             self._hook.remove()
+
+    def _check_caller(self, layer: nn.Module, args: object) -> None:
+        if layer is not self.layer:  # which has other tensors, and this forward
+            raise RuntimeError(
+                f"a shallow copy of a {type(layer).__name__} under sparse_backward, as nn.DataParallel makes "
+                "them, cannot be run: use DistributedDataParallel, or copy.deepcopy"
+            )
+
+    @property
+    def prunes(self) -> bool:
+        """Whether its rules act: not where timing has chosen the dense way, or has yet to choose."""
+        return self.trial is None or self.trial.way in ("pruned", "sparse")
 
     @property
     def is_attached(self) -> bool:
@@ -100,11 +114,12 @@ class RuledLayer:
         if self._is_dense(step):
             return call.output(self._dense(call, within, *tensors))
         once = self._pass(call, step)
-        tried = self.trial is not None and not self.trial.way
+        tried = not self.prunes and torch.is_grad_enabled()
         run = self.trial.of(once, self._asking) if self.trial and tried else once
         if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
             return call.output(run.forward(*tensors))  # what is exported has no backward pass
-        made: Tensor = _Ruled.apply(run, partial(self.passed, within), *tensors)
+        kept = {} if tried else once.kept
+        made: Tensor = _Ruled.apply(run, partial(self.passed, within, kept), *tensors)
         return call.output(made)
 
     @property
@@ -113,12 +128,18 @@ class RuledLayer:
         task = torch._C._current_graph_task_id()
         return self.steps - (task != -1 and task == self._counted_in)
 
-    def passed(self, within: int) -> None:
-        """A backward pass has come here, to a forward that was run within this one, or -1 for none."""
+    def passed(self, within: int, kept: Mapping[str, Kept]) -> None:
+        """A backward pass has come here.
+
+        Args:
+            within: the pass that ran this forward once more, or -1.
+            kept: of the weight, in this forward.
+        """
         task = torch._C._current_graph_task_id() if within == -1 else within
         self.steps += task == -1 or task != self._counted_in
         self._counted_in = task
         if self.places.penalty:
+            self._last = kept
             due(self)
 
     def _is_dense(self, step: int) -> bool:
@@ -129,7 +150,7 @@ class RuledLayer:
     def _dense(self, call: Call, within: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         made = call.operation.forward(x, weight, bias)
         if made.requires_grad:
-            made.register_hook(lambda grad: self.passed(within))  # type: ignore[no-untyped-call]
+            made.register_hook(lambda grad: self.passed(within, {}))  # type: ignore[no-untyped-call]
         if counts():
             macs = call.operation.macs(x, weight, made)
             wanted = {"forward": True, "input_grad": x.requires_grad, "weight_grad": weight.requires_grad}
@@ -142,26 +163,36 @@ class RuledLayer:
         about = About(operation.axis, operation.groups, self._draw, self._in_force)
         settled = self.trial is not None and self.trial.way == "sparse"
         by_sparse = settled and counts() and not torch.is_autocast_enabled(call.x.device.type)
-        kept, held = self.masks(step), self.held
-        holds = self.plan.every > 1 and counts()
+        at = self._number(step)
+        if at != self._kept_at:
+            self.held = {}
+        begun, stands = time.perf_counter(), self._stands(at)
+        kept = self.masks(step)
+        self._asking = self._asking if stands else time.perf_counter() - begun
+        self.kept, self._kept_at = kept, at
+        held, holds = self.held, self.plan.every > 1 and counts()
         return Pass(operation, self.places, kept, about, self.tally, self.memory, held, holds, by_sparse)
 
     def masks(self, step: int | None = None) -> dict[str, Kept]:
         """By place, what is kept of the weight at a step, by default at that which is next."""
-        number = max(0, (self._step if step is None else step) - self.plan.warmup) // self.plan.every
+        at = self._number(self._step if step is None else step)
         weight = self.layer.weight
         if is_batched(weight) and self.places.of_weight():
             raise RuntimeError(
                 "vmap runs a stack of several networks' parameters, each with masks of its own, which rules "
                 "cannot find: let functional_call run prunus.restore(copy.deepcopy(model))"
             )
-        if number != self._kept_at or self.plan.every == 1:
-            begun = time.perf_counter()
-            self.kept, self._kept_at = self._ask(number, weight), number
-            self._asking = time.perf_counter() - begun
-            self.held = {}
-        self.kept = {place: kept.to(weight.device) for place, kept in self.kept.items()}
-        return self.kept
+        if not self._stands(at):
+            return self._ask(at, weight)
+        return {place: kept.to(weight.device) for place, kept in self.kept.items()}
+
+    def _stands(self, at: int) -> bool:
+        """Whether what was kept last is for this time, too."""
+        return self.plan.every > 1 and not self.places.anew and at == self._kept_at
+
+    def _number(self, step: int) -> int:
+        """Of those times at which rules are asked."""
+        return max(0, step - self.plan.warmup) // self.plan.every
 
     def _ask(self, number: int, weight: Tensor) -> dict[str, Kept]:
         """What the rules keep of the weight now."""
@@ -189,15 +220,14 @@ class RuledLayer:
     def penalize(self, scale: float | Tensor) -> None:
         """Add the penalty to the gradient that the weight has got in the last step, times this."""
         penalty, weight = self.places.penalty, self.layer.weight
-        dense = self._is_dense(self.steps - 1) or (self.trial is not None and not self.trial.way)
-        if penalty and self.is_attached and self.kept and not dense:
+        if penalty and self.is_attached and self._last:
             with torch.no_grad():
-                kept = {place: one.mask for place, one in self.kept.items()}
+                kept = {place: one.mask for place, one in self._last.items()}
                 weight.grad.add_(penalty(weight.detach(), kept) * scale)
 
     def _draw(self, device: torch.device) -> torch.Generator:
         self.draws += 1
-        return stream(self.plan.seed, self.numbers[1], _GRADIENT, self.draws, device=device)
+        return stream(self.plan.seed, self.numbers[1], _GRADIENT, self.draws, number(), device=device)
 
     def _in_force(self, place: str) -> Tensor | None:
         """The mask of the weight there; of its gradient none, where something asks for all of that."""
@@ -216,7 +246,8 @@ class RuledLayer:
     def fits(self, state: Mapping[str, Any]) -> bool:
         """Whether a state is of such a layer and such rules."""
         shapes = [(place, mask.shape) for place, mask in state["kept"].items()]
-        return shapes in ([], [(place, self.layer.weight.shape) for place in self.places.of_weight()])
+        wanted = [(place, self.layer.weight.shape) for place in self.places.of_weight()]
+        return shapes == (wanted if state["kept_at"] >= 0 else [])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
@@ -225,10 +256,6 @@ class RuledLayer:
         self.kept = {place: Kept(mask.to(device)) for place, mask in state["kept"].items()}
         self.held = {place: channels.to(device) for place, channels in state["held"].items()}
         self._counted_in = -1
-
-
-def _nothing(layer: nn.Module, args: object) -> None:
-    """A hook."""
 
 
 _WEIGHT, _GRADIENT = 0, 1  # so that what is drawn for the one is not drawn for the other

@@ -7,6 +7,7 @@ add one, write it here, under `@preset(name)`; `sparse_backward` takes any such 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
@@ -19,6 +20,7 @@ from prunus.backward.rules import (
     Score,
     channels,
     dithered,
+    function_of,
     in_force,
     largest,
     largest_of_each,
@@ -135,9 +137,15 @@ def bimask(
             tried whenever the masks are found (the authors try 100 every 100 steps).
         score: of each weight.
     """
-    rows, columns = n_of_m(n, m, score), n_of_m(n, m, score, axis=0)
+    rows = n_of_m(n, m, score)
+    columns = n_of_m(n, m, partial(_among_kept, score), axis=0)
     both = partial(_both, rows, columns, check_whole("tries", tries, least=1))
     return Places(forward=rows, input_grad=both, penalty=_of_fallen(decay))
+
+
+def _among_kept(score: str | Score, values: Tensor, about: About) -> Tensor:
+    """Scores of what is not zero: the rest has fallen, and is to be chosen last."""
+    return function_of(score)(values, about).masked_fill(values == 0, -math.inf)
 
 
 def _both(rows: Rule, columns: Rule, tries: int, values: Tensor, about: About) -> Tensor:
@@ -163,9 +171,10 @@ def largest_for_inputs(k: float = 0.1, score: str | Score = magnitude) -> Places
 def static() -> Places:
     """For y, dL/dx and dL/dW what the masks keep that a layer is pruned by: with `faster`, sparse products.
 
-    As of `global_prune`, `Gradual` or `RigL`; where that asks for whole gradients, it gets them.
+    As of `global_prune`, `Gradual` or `RigL`; where that asks for whole gradients, it gets them. `every` has
+    no meaning: masks are followed in the step in which they change.
     """
-    return Places(in_force("forward"), in_force("input_grad"), in_force("weight_grad"))
+    return Places(in_force("forward"), in_force("input_grad"), in_force("weight_grad"), anew=True)
 
 
 def _of_fallen(decay: float) -> Penalty | None:

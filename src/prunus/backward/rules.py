@@ -36,7 +36,7 @@ SCORES: dict[str, Score] = {"magnitude": magnitude, "random": random}
 
 def largest(k: float, score: str | Score = magnitude) -> Rule:
     """The k-th part of all entries that scores highest."""
-    return partial(_largest, k, _function(score))
+    return partial(_largest, k, function_of(score))
 
 
 def _largest(k: float, score: Score, values: Tensor, about: About) -> Tensor:
@@ -45,7 +45,7 @@ def _largest(k: float, score: Score, values: Tensor, about: About) -> Tensor:
 
 def largest_of_each(k: float, score: str | Score = magnitude) -> Rule:
     """The k-th part of the entries of each item that scores highest: of each row of a linear layer."""
-    return partial(_largest_of_each, k, _function(score))
+    return partial(_largest_of_each, k, function_of(score))
 
 
 def _largest_of_each(k: float, score: Score, values: Tensor, about: About) -> Tensor:
@@ -56,7 +56,7 @@ def _largest_of_each(k: float, score: Score, values: Tensor, about: About) -> Te
 
 def channels(k: float, score: str | Score = magnitude) -> Rule:
     """The k-th part of the output channels, in each group, whose sums of |v| over the batch score highest."""
-    return partial(_channels, k, _function(score))
+    return partial(_channels, k, function_of(score))
 
 
 def _channels(k: float, score: Score, values: Tensor, about: About) -> Tensor:
@@ -86,7 +86,7 @@ def n_of_m(n: int, m: int, score: str | Score = magnitude, axis: int = 1) -> Rul
     check_whole("m", m, least=2)
     if check_whole("n", n, least=1) >= m:
         raise ValueError(f"n must be less than m={m}, got {n!r}")
-    return partial(_n_of_m, n, m, _function(score), axis)
+    return partial(_n_of_m, n, m, function_of(score), axis)
 
 
 def _n_of_m(n: int, m: int, score: Score, axis: int, values: Tensor, about: About) -> Tensor:
@@ -136,7 +136,8 @@ def _step(some: Tensor, k: float) -> float:
     return float(sums[at] / (k * len(some) - above[at]))
 
 
-def _function(score: str | Score) -> Score:
+def function_of(score: str | Score) -> Score:
+    """The score of this name, or the function itself."""
     return chosen("score", score, SCORES)
 
 

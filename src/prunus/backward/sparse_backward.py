@@ -18,7 +18,7 @@ from prunus.application.ruled import Plan, RuledLayer
 from prunus.application.state import pruned_weights
 from prunus.backward.presets import PRESETS
 from prunus.backward.report import Report, report_of
-from prunus.checks import check_keywords, check_whole, chosen
+from prunus.checks import check_flag, check_keywords, check_whole, chosen
 from prunus.masks import SHOWN, Masks, counted
 from prunus.selection.patterns import taken
 from prunus.weights import (
@@ -59,12 +59,14 @@ class SparseBackward:
 
     @property
     def masks(self) -> Masks:
-        """What the forward keeps of each weight now; none, where it is not pruned.
+        """What the forward keeps of each weight now; none, where it is not pruned, or stays dense by timing.
 
         `prunus.apply_masks(model, sparse.masks)` makes the rest zero once training is done.
         """
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        kept = {names[id(ruled.layer.weight)]: ruled.masks() for ruled in self.layers.values()}
+        kept = {
+            names[id(ruled.layer.weight)]: ruled.masks() for ruled in self.layers.values() if ruled.prunes
+        }
         return Masks({name: one["forward"].mask for name, one in kept.items() if "forward" in one})
 
     def report(self) -> Report:
@@ -132,9 +134,10 @@ def sparse_backward(
         dense_every: every so many-th step is dense, 0 for none.
         warmup: so many steps at first are dense.
         seed: of random rules.
-        faster: let timing decide in the first steps, layer by layer, and leave a layer dense where its rules
-            save no time. Weights of linear layers are then also tried as sparse matrices. What is chosen
-            depends on the machine. Under reentrant checkpoints nothing is ever chosen: use_reentrant=False.
+        faster: let timing decide in the first six steps, which are dense, layer by layer, and leave a layer
+            dense in all its passes where its rules save no time. Weights of linear layers are then also tried
+            as sparse matrices. What is chosen depends on the machine. Under reentrant checkpoints nothing is
+            ever chosen: use_reentrant=False.
         layers, include, exclude: which weights, as in `prunus.rank`; by default those of all convolutions and
             linear layers.
         **settings: of the rules, such as k, the fraction that is kept. One may be given by name pattern,
@@ -164,7 +167,7 @@ def sparse_backward(
         check_whole("dense_every", dense_every),
         check_whole("warmup", warmup),
         check_whole("seed", seed),
-        faster,
+        check_flag("faster", faster),
     )
     kinds = (*PLAIN, *conv1d()) if layers is None else layers
     weights = find_weights(model, kinds, include, exclude)
@@ -186,7 +189,8 @@ def _places(
     make = _always(rules) if isinstance(rules, Places) else chosen("rules", rules, PRESETS)
     allowed = inspect.signature(make).parameters
     check_keywords("sparse_backward", settings, allowed)
-    known = {name: aliases_of(model)[name] for name in names}
+    aliases = aliases_of(model)
+    known = {name: aliases[name] for name in names}
     own: dict[str, dict[str, Any]] = {name: {} for name in names}
     for setting, value in settings.items():
         by_pattern = value if isinstance(value, Mapping) else {"*": value}
