@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
@@ -23,7 +24,23 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Handle:
+class Restoring(ABC):
+    """What restores a network; as a context manager, at the end."""
+
+    @abstractmethod
+    def restore(self) -> nn.Module:
+        """Undo it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()
+
+
+class Handle(Restoring):
     """A network that is pruned by one call; as a context manager, restores at the end."""
 
     model: nn.Module
@@ -39,14 +56,6 @@ class Handle:
         for state in list(self._together.states):
             state.detach()
         return self.model
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.restore()
 
 
 class Pruning(Handle):

@@ -23,7 +23,6 @@ from prunus.processes import of_first
 T = TypeVar("T")
 LASTING = 100  # steps for which masks count as the same that were asked for in each, and never changed
 TRIES = 6  # backward passes in which all ways are timed, of which the first is for warming up
-AROUND = 2e-4  # seconds of a step that calls of a layer under rules take around the products that are timed
 GAIN = 0.95  # of the time of the dense way, at most, or it is no gain that one can count on
 
 
@@ -76,8 +75,7 @@ class Trial:
             self.seconds[way] = usual + once / steps
         names = ("dense", "pruned", "sparse")
         best = min(self.seconds, key=self.seconds.__getitem__)
-        dense = self.seconds["dense"]
-        best = best if self.seconds[best] < min(GAIN * dense, dense - AROUND) else "dense"
+        best = best if self.seconds[best] < GAIN * self.seconds["dense"] else "dense"
         [(_, flags)] = of_first([("way", torch.tensor([name == best for name in names]))])
         self.way = names[int(flags.int().argmax())]
 
@@ -116,9 +114,7 @@ class Tried:
             begun = _now()
             try:
                 with warnings.catch_warnings():
-                    warnings.filterwarnings(
-                        "ignore", ".*Sparse CSR"
-                    )  # says torch, once, of its sparse matrices
+                    warnings.filterwarnings("ignore", ".*Sparse CSR")  # as torch says of them, once
                     result = task(run)
             except RuntimeError:
                 if way != "sparse":

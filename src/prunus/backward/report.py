@@ -30,6 +30,11 @@ class LayerReport:
     way: str
     milliseconds: Mapping[str, float]
 
+    @property
+    def saved(self) -> float:
+        """The share of multiplications that zeros make needless; 0 before any."""
+        return _saved([self])
+
 
 def report_of(name: str, ruled: RuledLayer) -> LayerReport:
     """What a layer has seen."""
@@ -60,8 +65,7 @@ class Report:
     @property
     def saved(self) -> float:
         """The share of multiplications that zeros make needless, of all of these layers; 0 before any."""
-        macs = sum(sum(layer.macs.values()) for layer in self.layers)
-        return 1 - sum(sum(layer.left.values()) for layer in self.layers) / macs if macs else 0.0
+        return _saved(self.layers)
 
     def __repr__(self) -> str:
         places = list(dict.fromkeys(place for layer in self.layers for place in layer.density))
@@ -74,6 +78,9 @@ class Report:
 
     def _row(self, layer: LayerReport, places: Sequence[str]) -> list[str]:
         kept = [f"{layer.density[place]:.3f}" if place in layer.density else "" for place in places]
-        macs = sum(layer.macs.values())
-        saved = 1 - sum(layer.left.values()) / macs if macs else 0.0
-        return [layer.name, *kept, f"{saved:.1%}", layer.way or "being timed"]
+        return [layer.name, *kept, f"{layer.saved:.1%}", layer.way or "being timed"]
+
+
+def _saved(layers: Sequence[LayerReport]) -> float:
+    macs = sum(sum(layer.macs.values()) for layer in layers)
+    return 1 - sum(sum(layer.left.values()) for layer in layers) / macs if macs else 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -14,6 +13,7 @@ from prunus.application.applying import rule
 from prunus.application.operations import has_operation
 from prunus.application.passes import OtherGradient
 from prunus.application.places import Places
+from prunus.application.pruning import Restoring
 from prunus.application.ruled import Plan, RuledLayer
 from prunus.application.state import pruned_weights
 from prunus.backward.presets import PRESETS
@@ -33,10 +33,10 @@ from prunus.weights import (
 )
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 
-class SparseBackward:
+class SparseBackward(Restoring):
     """A network whose passes are pruned by rules; as a context manager, lets it be as it was at the end.
 
     Attributes:
@@ -95,14 +95,6 @@ class SparseBackward:
             raise ValueError("the state is of another network, or of other layers of it")
         for path, ruled in self.layers.items():
             ruled.load_state_dict(state[path])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.restore()
 
 
 def sparse_backward(

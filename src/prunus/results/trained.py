@@ -13,8 +13,7 @@ from rich.table import Table
 from prunus.evaluation.statistics import mean_over
 from prunus.results.folder import Layout
 from prunus.results.panels import Panel, heat_map
-from prunus.training.methods import METHODS
-from prunus.training.rows import Run, TrainRow
+from prunus.training.rows import DENSE, Run, TrainRow
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ def layers(rows: Sequence[TrainRow]) -> Figure:
 
 def _over_time(rows: Any) -> Iterator[Panel]:
     for row in rows:
-        if row.over_time and row.schedule in METHODS:
+        if row.over_time and row.schedule != DENSE:
             totals = {name: max(1, weights) for name, (_, weights) in row.point.layers.items()}
             values = [
                 [epoch.get(name, 0) / total for epoch in row.over_time] for name, total in totals.items()
