@@ -174,6 +174,18 @@ def test_killed_at_random_moments_and_started_again(
     assert not (broken / "checkpoints").exists()
 
 
+def test_what_one_killed_at_its_very_end_left_is_cleared(nets: Path, folder: Path, tmp_path: Path) -> None:
+    command = [*under_rules(nets, folder), "--backward", "meprop:0.3", "-o", tmp_path]
+    assert train(*command) == 0
+    before = stored(tmp_path)
+    left = tmp_path / "checkpoints" / "any" / "left.pth"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"")
+    assert train(*command) == 0
+    assert not (tmp_path / "checkpoints").exists()
+    assert stored(tmp_path) == before
+
+
 def test_workers_and_memory_change_nothing(nets: Path, folder: Path, tmp_path: Path) -> None:
     command = command_of(nets, folder)
     assert train(*command, "-o", tmp_path / "a") == 0

@@ -28,7 +28,10 @@ class Experiment(Protocol[ItemT, RowT]):
         """All that is to be measured, in order; the same in every process."""
 
     def measure(self, items: Sequence[ItemT], monitor: Monitor) -> Iterator[Sequence[RowT]]:
-        """The rows of each of these items, in this order; working together, of the first process only."""
+        """The rows of each of these items, in this order; working together, of the first process only.
+
+        It is asked for none, too, where all are held: a run that was killed may have left things to clear.
+        """
 
     def line(self, rows: Sequence[RowT]) -> str:
         """One line about an item that was done."""
@@ -67,7 +70,7 @@ def run(
         with Monitor(experiment.what, len(mine), len(mine) - len(left)) as monitor:
             if experiment.together:
                 process.wait()  # until all have read what the first one is about to add to
-            for made in experiment.measure(left, monitor) if left else ():
+            for made in experiment.measure(left, monitor):
                 rows += made
                 if folder and made:
                     folder.add(*made)
