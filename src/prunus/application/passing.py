@@ -12,7 +12,7 @@ from torch import Tensor
 from prunus.application.calls import is_batched
 from prunus.application.operations import Gradients, Linear, Operation, sums
 from prunus.application.places import About, Places, Rule
-from prunus.application.products import Kept, of_channels, sparse, sparse_forward, whole
+from prunus.application.products import Kept, Wanted, sparse_forward
 from prunus.application.reused import Reused
 from prunus.application.tallies import Share, Tally, counts, share_of
 
@@ -66,14 +66,14 @@ class Pass:
                 x = _spread(x, _chosen("activation", places.activation, x, self.about))
                 of_x = share_of(x)
         apart = bool(places.output_grad) and wanted[2]
-        args = operation, left, x, weight, [*wanted[:2], wanted[2] and not apart]
         masks = self.kept.get("input_grad", self.kept.get("forward")), self.kept.get("weight_grad")
+        asked = Wanted(operation, left, x, weight, [*wanted[:2], wanted[2] and not apart], *masks)
         if channels is not None:
-            found = of_channels(*args, *masks, channels, self.memory)
+            found = asked.of_channels(channels, self.memory)
         elif self.by_sparse and isinstance(operation, Linear) and not torch.is_grad_enabled():
-            found = sparse(operation, *args[1:], *masks, self.memory)
+            found = asked.sparse(self.memory)
         else:
-            found = whole(*args, *masks)
+            found = asked.whole()
         if counts():
             self._count(macs, wanted, of_grad, of_x)
         return found[0], found[1], sums(operation, grad) if apart else found[2]

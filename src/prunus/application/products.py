@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -79,49 +80,6 @@ class Index:
         return self.matrix(flat.index_select(0, self.flat))
 
 
-def whole(
-    operation: Operation,
-    grad: Tensor,
-    x: Tensor | None,
-    weight: Tensor,
-    wanted: list[bool],
-    for_input: Kept | None,
-    for_weight: Kept | None,
-) -> Gradients:
-    """All gradients, by products as large as those of the dense layer."""
-    used = for_input(weight) if for_input and wanted[0] else weight
-    to_input, to_weight, to_bias = operation.gradients(grad, x, used.to(grad.dtype), wanted)
-    return to_input, for_weight(to_weight) if for_weight and to_weight is not None else to_weight, to_bias
-
-
-def of_channels(
-    operation: Operation,
-    grad: Tensor,
-    x: Tensor | None,
-    weight: Tensor,
-    wanted: list[bool],
-    for_input: Kept | None,
-    for_weight: Kept | None,
-    kept: Tensor,
-    memory: Reused,
-) -> Gradients:
-    """The same but for the bias, of some output channels, in smaller dense products.
-
-    Args:
-        kept: indices of the channels, as many of each group; the weight has its outputs first, or one group.
-        memory: for the gradient of the weight.
-    """
-    axis = 1 if operation.inputs_first else 0
-    used = for_input(weight) if for_input and wanted[0] else weight
-    some = used.index_select(axis, kept).to(grad.dtype)
-    some_grad = grad.index_select(operation.axis, kept)
-    to_input, to_weight, _ = operation.gradients(some_grad, x, some, [*wanted[:2], False])
-    if to_weight is not None:
-        to_weight = _zeros(memory, weight, to_weight.dtype).index_copy_(axis, kept, to_weight)
-        to_weight = for_weight(to_weight) if for_weight else to_weight
-    return to_input, to_weight, None
-
-
 def sparse_forward(operation: Linear, x: Tensor, weight: Tensor, bias: Tensor | None, kept: Kept) -> Tensor:
     """W x by a sparse matrix; `operation.forward` is the dense one."""
     index = kept.columns if operation.inputs_first else kept.rows
@@ -130,31 +88,75 @@ def sparse_forward(operation: Linear, x: Tensor, weight: Tensor, bias: Tensor | 
     return made.reshape(*x.shape[:-1], index.shape[0])
 
 
-def sparse(
-    operation: Linear,
-    grad: Tensor,
-    x: Tensor | None,
-    weight: Tensor,
-    wanted: list[bool],
-    for_input: Kept | None,
-    for_weight: Kept | None,
-    memory: Reused,
-) -> Gradients:
-    """As `whole`, of a linear layer, by sparse matrices where the weight's entries are chosen."""
-    rows, to_input, to_weight = grad.reshape(-1, grad.shape[-1]), None, None
-    if wanted[0] and for_input:
-        index = for_input.rows if operation.inputs_first else for_input.columns
-        to_input = (index.of(weight) @ rows.T).T.contiguous().view(*grad.shape[:-1], index.shape[0])
-    if wanted[1] and for_weight and x is not None:
-        items, index = x.reshape(-1, x.shape[-1]), for_weight.rows
-        left, right = (items, rows) if operation.inputs_first else (rows, items)
-        at = index.matrix(left.new_zeros(len(index.column)))
-        found = torch.sparse.sampled_addmm(at, left.T, right, beta=0.0).values()
-        to_weight = _zeros(memory, weight, found.dtype)
-        to_weight.view(-1).index_copy_(0, index.flat, found)
-    rest = [wanted[0] and to_input is None, wanted[1] and to_weight is None, wanted[2]]
-    dense = operation.gradients(grad, x, weight, rest)
-    return to_input if dense[0] is None else dense[0], to_weight if dense[1] is None else dense[1], dense[2]
+@dataclass(frozen=True)
+class Wanted:
+    """The gradients that a layer's backward pass asks for.
+
+    Args:
+        operation: of the layer.
+        grad: dL/dy.
+        x: where the weight's gradient is wanted, or the operation reads it.
+        weight: all of it.
+        of: of x, weight and bias, which are wanted.
+        for_input: what counts of the weight for dL/dx.
+        for_weight: what counts of dL/dW.
+    """
+
+    operation: Operation
+    grad: Tensor
+    x: Tensor | None
+    weight: Tensor
+    of: list[bool]
+    for_input: Kept | None
+    for_weight: Kept | None
+
+    @property
+    def _used(self) -> Tensor:
+        """The weight of dL/dx."""
+        return self.for_input(self.weight) if self.for_input and self.of[0] else self.weight
+
+    def whole(self) -> Gradients:
+        """By products as large as those of the dense layer."""
+        used, mask = self._used.to(self.grad.dtype), self.for_weight
+        to_input, to_weight, to_bias = self.operation.gradients(self.grad, self.x, used, self.of)
+        return to_input, mask(to_weight) if mask and to_weight is not None else to_weight, to_bias
+
+    def of_channels(self, kept: Tensor, memory: Reused) -> Gradients:
+        """The same but for the bias, of some output channels, in smaller dense products.
+
+        Args:
+            kept: indices of the channels, as many of each group; a weight that has its inputs first has
+                one group.
+            memory: for the gradient of the weight.
+        """
+        operation, axis = self.operation, 1 if self.operation.inputs_first else 0
+        some = self._used.index_select(axis, kept).to(self.grad.dtype)
+        some_grad = self.grad.index_select(operation.axis, kept)
+        to_input, to_weight, _ = operation.gradients(some_grad, self.x, some, [*self.of[:2], False])
+        if to_weight is not None:
+            to_weight = _zeros(memory, self.weight, to_weight.dtype).index_copy_(axis, kept, to_weight)
+            to_weight = self.for_weight(to_weight) if self.for_weight else to_weight
+        return to_input, to_weight, None
+
+    def sparse(self, memory: Reused) -> Gradients:
+        """As `whole`, of a linear layer, by sparse matrices where the weight's entries are chosen."""
+        operation, grad, x = self.operation, self.grad, self.x
+        rows, to_input, to_weight = grad.reshape(-1, grad.shape[-1]), None, None
+        if self.of[0] and self.for_input:
+            index = self.for_input.rows if operation.inputs_first else self.for_input.columns
+            to_input = (index.of(self.weight) @ rows.T).T.contiguous().view(*grad.shape[:-1], index.shape[0])
+        if self.of[1] and self.for_weight and x is not None:
+            items, index = x.reshape(-1, x.shape[-1]), self.for_weight.rows
+            one, other = (items, rows) if operation.inputs_first else (rows, items)
+            at = index.matrix(one.new_zeros(len(index.column)))
+            found = torch.sparse.sampled_addmm(at, one.T, other, beta=0.0).values()
+            to_weight = _zeros(memory, self.weight, found.dtype)
+            to_weight.view(-1).index_copy_(0, index.flat, found)
+        left = [self.of[0] and to_input is None, self.of[1] and to_weight is None, self.of[2]]
+        dense = operation.gradients(grad, x, self.weight, left)
+        made = (to_input, dense[0]), (to_weight, dense[1])
+        first, second = (found if found is not None else rest for found, rest in made)
+        return first, second, dense[2]
 
 
 def _zeros(memory: Reused, weight: Tensor, dtype: torch.dtype) -> Tensor:
