@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from prunus.application.places import Places
 from prunus.application.ruled import RuledLayer
 
 
@@ -68,7 +69,8 @@ class Report:
         return _saved(self.layers)
 
     def __repr__(self) -> str:
-        places = list(dict.fromkeys(place for layer in self.layers for place in layer.density))
+        seen = {place for layer in self.layers for place in layer.density}
+        places = [field.name for field in fields(Places) if field.name in seen]
         head = ["layer", *places, "saved", "way"]
         rows = [self._row(layer, places) for layer in self.layers]
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
