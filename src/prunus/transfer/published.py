@@ -54,11 +54,12 @@ class Published:
 
 
 def read_published(name: str) -> Published:
-    """The numbers of a file beside this one: a table, below lines `# ...` that say where it is from."""
-    text = (files("prunus.transfer") / name).read_text(encoding="utf-8")
-    said = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
-    table = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
-    return Published(" ".join(said), [_row(line) for line in table])
+    """The numbers of a file beside this one: a line `# ...` that says where they are from, and a table.
+
+    The table is in percent, with a column for every target.
+    """
+    source, *lines = (files("prunus.transfer") / name).read_text(encoding="utf-8").splitlines()
+    return Published(source.removeprefix("# "), [_row(line) for line in csv.DictReader(lines)])
 
 
 def _row(line: dict[str, str]) -> PublishedRow:
