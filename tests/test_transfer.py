@@ -487,12 +487,12 @@ def test_the_published_protocol_on_synthetic_images(tmp_path: Path) -> None:
     command = [
         "transfer", "--preset", "targeted-imagenet", "--dummy", "--weights", "none", "--image-size", "80",
         "--steps", "2", "--images", "2", "-b", "2", "-j", "0", "--seed", "0",
-        "--methods", "plain,dwp:0.7", "-o", str(output),
+        "--methods", "plain,dwp:0.7", "-s", "resnet50,inception_v3", "-o", str(output),
     ]  # fmt: skip
     assert main(command) == 0
     rows = rows_of(output)
-    assert {found["surrogate"] for found in rows} == {"resnet50", "densenet121", "vgg16_bn", "inception_v3"}
-    assert len(rows) == 4 * 4 * 2
+    assert {found["surrogate"] for found in rows} == {"resnet50", "inception_v3"}
+    assert len(rows) == 2 * 2 * 2
     assert {found["goal"] for found in rows} == {"targeted"}
     assert {float(found["linf_255"]) for found in rows} == {4.0}  # two steps of 2/255
     settings = json.loads((output / "results.json").read_text())["settings"]
