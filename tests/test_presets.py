@@ -105,7 +105,7 @@ def test_the_benchmark_beside_its_published_rows(
     assert "--eps" not in said
 
 
-def test_its_targeted_protocol(folder: Path, tmp_path: Path) -> None:
+def test_its_targeted_protocol(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "results"
     assert run(folder, output, "transferattack-targeted", "--methods", "plain", "--steps", "4") == 0
     rows = list(csv.DictReader((output / "results.csv").open()))
@@ -116,6 +116,8 @@ def test_its_targeted_protocol(folder: Path, tmp_path: Path) -> None:
     summary = list(csv.DictReader((output / "summary.csv").open()))
     assert {row["goal"] for row in summary} == {"targeted"}
     assert "published: Logit (as plain)" in {row["method"] for row in summary}
+    assert run(folder, tmp_path / "right", "transferattack", "--right-images") == 1  # beats the preset
+    assert "none of 6 images is classified correctly" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", PRESETS)

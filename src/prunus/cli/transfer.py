@@ -122,7 +122,8 @@ class Attacks:
         "many.",
     )
     same_steps: bool = option(
-        "--same-steps", is_flag=True, help="mup makes as many steps as the others, by twice the gradients."
+        "--same-steps/--same-gradients",
+        help="mup makes as many steps as the others, or takes as many gradients.  [default: gradients]",
     )
     goal: Sequence[str] = option(
         "--goal",
@@ -145,15 +146,13 @@ class Attacks:
         help="How many to attack, of those that all networks get right; 200 of the built-in digits.",
     )
     every: bool = option(
-        "--all-images",
-        is_flag=True,
-        help="Attack also images that a network gets wrong: success is then 100 - accuracy.",
+        "--all-images/--right-images",
+        help="Attack also images that a network gets wrong: success is then 100 - accuracy.  [default: right]",
     )
     own_size: bool = option(
-        "--own-size",
-        is_flag=True,
-        help="Each network sees images scaled to the size that its own preprocessing gives; without, all see "
-        "one size.",
+        "--own-size/--one-size",
+        help="Each network sees images scaled to the size that its own preprocessing gives, or all see one.  "
+        "[default: one]",
     )
     discard_images: bool = option(
         "--discard-images",
