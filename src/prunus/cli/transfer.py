@@ -123,7 +123,7 @@ class Attacks:
     )
     same_steps: bool = option(
         "--same-steps/--same-gradients",
-        help="mup makes as many steps as the others, or takes as many gradients.  [default: gradients]",
+        help="mup makes as many steps as the others, or takes as many gradients.",
     )
     goal: Sequence[str] = option(
         "--goal",
@@ -147,12 +147,11 @@ class Attacks:
     )
     every: bool = option(
         "--all-images/--right-images",
-        help="Attack also images that a network gets wrong: success is then 100 - accuracy.  [default: right]",
+        help="Attack also images that a network gets wrong: success is then 100 - accuracy.",
     )
     own_size: bool = option(
         "--own-size/--one-size",
-        help="Each network sees images scaled to the size that its own preprocessing gives, or all see one.  "
-        "[default: one]",
+        help="Each network sees images scaled to the size that its own preprocessing gives, or all see one.",
     )
     discard_images: bool = option(
         "--discard-images",
