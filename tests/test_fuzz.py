@@ -40,7 +40,7 @@ from prunus.evaluation.evaluate import Result
 from prunus.evaluation.rows import SweepRow
 from prunus.evaluation.sweep import Point, Setting
 from prunus.inputs.checkpoints import KEYS, fitted, read_state_dict
-from prunus.inputs.images import ImageFolder, Images, Nips2017
+from prunus.inputs.images import ImageFolder, Images, ListedImages
 from prunus.inputs.networks import Preprocessing
 from prunus.results.curves import SWEEP
 from prunus.results.folder import Layout, ResultsFolder
@@ -274,7 +274,7 @@ def _read_image(path: Path) -> None:
 
 
 def _read_list(path: Path) -> None:
-    for _ in Images(Nips2017(path.parent, Preprocessing(8).transform()), batch_size=4):
+    for _ in Images(ListedImages(path.parent, Preprocessing(8).transform()), batch_size=4):
         pass
 
 

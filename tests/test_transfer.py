@@ -121,6 +121,7 @@ def test_rounding_never_goes_beyond_eps(clean: list[int], reach: float, shares: 
     [
         ("resnet18", (0.485, 0.456, 0.406), 224),
         ("inception_v3", (0.485, 0.456, 0.406), 299),
+        ("transferattack:inception_v3", (0.5, 0.5, 0.5), 299),
         ("timm:vit_tiny_patch16_224", (0.5, 0.5, 0.5), 224),
     ],
 )
@@ -386,27 +387,32 @@ def two():
 """
 
 
-def competition(folder: Path, model: Callable[[Tensor], Tensor], images: int) -> list[int]:
-    """The layout of NIPS 2017, with the answers of this network for labels; the targets."""
+def competition(
+    folder: Path, model: Callable[[Tensor], Tensor], images: int, benchmark: bool = False
+) -> list[int]:
+    """A layout, NIPS 2017 or TransferAttack, labelled as this network answers; the targets."""
     (folder / "images").mkdir(parents=True)
     targets = []
-    with (folder / "images.csv").open("w", newline="") as file:
+    with (folder / ("labels.csv" if benchmark else "images.csv")).open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["ImageId", "URL", "TrueLabel", "TargetClass"])
+        head = ["filename", "label", "targeted_label"]
+        writer.writerow(head if benchmark else ["ImageId", "URL", "TrueLabel", "TargetClass"])
         for index in range(images):
             pixels = np.random.default_rng(index).integers(0, 256, (20, 20, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "images" / f"id{index}.png")
             label = int(model(torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255).argmax())
             targets.append((label + 1 + index % 4) % 5)
-            writer.writerow([f"id{index}", "http://example.org", label + 1, targets[-1] + 1])
+            counted = [f"id{index}", "http://example.org", label + 1, targets[-1] + 1]
+            writer.writerow([f"id{index}.png", label, targets[-1]] if benchmark else counted)
     return targets
 
 
-def test_the_layout_of_the_competition(tmp_path: Path) -> None:
+@pytest.mark.parametrize("benchmark", [False, True])
+def test_the_layout_of_the_competition(benchmark: bool, tmp_path: Path) -> None:
     nets = tmp_path / "nets.py"
     nets.write_text(NETS)
     model = load_network(f"{nets}:one").model
-    targets = competition(tmp_path / "data", model, 12)
+    targets = competition(tmp_path / "data", model, 12, benchmark)
     output = tmp_path / "results"
     command = [
         "transfer", "--data", tmp_path / "data", "-s", f"{nets}:one", "-t", f"{nets}:one,{nets}:two",
@@ -481,12 +487,12 @@ def test_the_published_protocol_on_synthetic_images(tmp_path: Path) -> None:
     command = [
         "transfer", "--preset", "targeted-imagenet", "--dummy", "--weights", "none", "--image-size", "80",
         "--steps", "2", "--images", "2", "-b", "2", "-j", "0", "--seed", "0",
-        "--methods", "plain,dwp:0.7", "-o", str(output),
+        "--methods", "plain,dwp:0.7", "-s", "resnet50,inception_v3", "-o", str(output),
     ]  # fmt: skip
     assert main(command) == 0
     rows = rows_of(output)
-    assert {found["surrogate"] for found in rows} == {"resnet50", "densenet121", "vgg16_bn", "inception_v3"}
-    assert len(rows) == 4 * 4 * 2
+    assert {found["surrogate"] for found in rows} == {"resnet50", "inception_v3"}
+    assert len(rows) == 2 * 2 * 2
     assert {found["goal"] for found in rows} == {"targeted"}
     assert {float(found["linf_255"]) for found in rows} == {4.0}  # two steps of 2/255
     settings = json.loads((output / "results.json").read_text())["settings"]
@@ -509,7 +515,11 @@ def test_the_published_protocol_on_synthetic_images(tmp_path: Path) -> None:
         (["--methods", "dwp:abc"], 1, "'dwp:abc': 'abc' is not a number or a range"),
         (["--methods", "ghost:1"], 1, "rate must be below 1"),
         (["-s", "digits:plain", "-t", "resnet18", "--weights", "none"], 1, "and the other networks do not"),
-        (["-s", "resnet18", "--weights", "none"], 1, "--data DIR with DIR/val/<class>/* or DIR/images.csv"),
+        (
+            ["-s", "resnet18", "--weights", "none"],
+            1,
+            "--data DIR with DIR/val/<class>/* or DIR/images.csv or DIR/labels.csv",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(
@@ -547,7 +557,10 @@ def test_attacks_of_torchattacks_that_cannot_be_compared(
         ("id0,0,2", "must differ and count from 1, got 0 and 2"),
         ("id0,cat,2", "line 2: TrueLabel and TargetClass must be numbers"),
         ("id0,1", "line 2: TrueLabel and TargetClass must be numbers"),
-        ("id0,1,9", "TargetClass 9 is none of 5 classes"),
+        ("id0,1,9", "images.csv, line 2: TargetClass 9 is none of 5 classes"),
+        ("id0.png,2,2", "line 2: label and targeted_label must differ and count from 0, got 2 and 2"),
+        ("id0.png,-1,2", "must differ and count from 0, got -1 and 2"),
+        ("id0.png,5,2", "labels.csv, line 2: label 5 is none of 5 classes"),
     ],
 )
 def test_labels_that_cannot_be(
@@ -555,8 +568,10 @@ def test_labels_that_cannot_be(
 ) -> None:
     nets = tmp_path / "nets.py"
     nets.write_text(NETS)
-    competition(tmp_path / "data", load_network(f"{nets}:one").model, 1)
-    (tmp_path / "data" / "images.csv").write_text(f"ImageId,TrueLabel,TargetClass\n{line}\n", "utf-8-sig")
+    benchmark = ".png" in line
+    competition(tmp_path / "data", load_network(f"{nets}:one").model, 1, benchmark)
+    table, head = next((tmp_path / "data").glob("*.csv")), "ImageId,TrueLabel,TargetClass"
+    table.write_text(f"{'filename,label,targeted_label' if benchmark else head}\n{line}\n", "utf-8-sig")
     command = f"transfer --data {tmp_path}/data -s {nets}:one --methods plain -j 0 -o {tmp_path}/results"
     assert main(command.split()) == 1
     assert message in capsys.readouterr().err

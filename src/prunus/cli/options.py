@@ -237,7 +237,7 @@ class WhichImages:
         "--data",
         type=click.Path(path_type=Path),
         help="Folder of images in DATA/val/<class>/* and DATA/train; or a data set of torchvision that is on "
-        "disk, CIFAR10:DIR; for attacks also DATA/images.csv (NIPS 2017).",
+        "disk, CIFAR10:DIR; for attacks also DATA/images.csv (NIPS 2017), DATA/labels.csv (TransferAttack).",
     )
     dummy: bool = option("--dummy", is_flag=True, help="Synthetic images: for speed, not for accuracy.")
     image_size: int | None = option(

@@ -25,6 +25,7 @@ from prunus.cli.options import (
     takes,
 )
 from prunus.cli.values import Name, Names, Numbers, Pixels
+from prunus.transfer.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
     import torch
@@ -32,27 +33,11 @@ if TYPE_CHECKING:
     from prunus.inputs.networks import Network
     from prunus.transfer.attacks import Attack
     from prunus.transfer.judging import Transfer
+    from prunus.transfer.published import Published
     from prunus.transfer.rows import TransferRow
 
 UNSAID = click.core.ParameterSource.DEFAULT
 OF_DIGITS: Mapping[str, Any] = {"eps": (48 / 255,), "count": 200, "batch_size": 200}
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # Wang, Wu, Chen 2022 (arXiv 2208.08677), after Zhao et al. 2021 (arXiv 2012.11207)
-    "targeted-imagenet": {
-        "surrogates": "resnet50,densenet121,vgg16_bn,inception_v3",
-        "weights": "IMAGENET1K_V1",
-        "image_size": 299,
-        "count": 1000,
-        "attack": "mi+di+ti",
-        "loss": "logit",
-        "eps": "16/255",
-        "step": "2/255",
-        "steps": 300,
-        "goal": "targeted",
-        "batch_size": 20,
-        "output": "prunus-targeted-imagenet",
-    }
-}
 
 
 class Sum(click.ParamType[Any]):
@@ -136,6 +121,10 @@ class Attacks:
         help="Steps of the attack; mup, which takes two gradients for each that it gives, makes half as "
         "many.",
     )
+    same_steps: bool = option(
+        "--same-steps/--same-gradients",
+        help="mup makes as many steps as the others, or takes as many gradients.",
+    )
     goal: Sequence[str] = option(
         "--goal",
         recorded=False,
@@ -156,6 +145,14 @@ class Attacks:
         default=500,
         help="How many to attack, of those that all networks get right; 200 of the built-in digits.",
     )
+    every: bool = option(
+        "--all-images/--right-images",
+        help="Attack also images that a network gets wrong: success is then 100 - accuracy.",
+    )
+    own_size: bool = option(
+        "--own-size/--one-size",
+        help="Each network sees images scaled to the size that its own preprocessing gives, or all see one.",
+    )
     discard_images: bool = option(
         "--discard-images",
         recorded=False,
@@ -168,11 +165,28 @@ class Attacks:
         """Surrogates and targets, each once."""
         return list(dict.fromkeys((*self.surrogates, *(self.targets or ()))))
 
+    def recorded(self, which: WhichWeights) -> dict[str, Any]:
+        """As a results folder keeps it; without what is not used, as folders do that are older than that."""
+        later = ("every", "own_size", "same_steps")
+        return {name: value for name, value in recorded(self, which).items() if name not in later or value}
+
 
 def _take_preset(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
     if name:
-        context.default_map = {**(context.default_map or {}), **PRESETS[name]}
+        taken = {**PRESETS[name].options, "output": f"prunus-{name}"}
+        context.default_map = {**taken, **(context.default_map or {})}
     return name
+
+
+def _departures(context: click.Context, preset: Preset) -> list[str]:
+    """The options that are not as in the preset, and what they are there."""
+    return [
+        f"{parameter.opts[-1]} (there {preset.options[parameter.name]})"
+        for parameter in context.command.params
+        if parameter.name in preset.options
+        and context.params[parameter.name]
+        != parameter.type_cast_value(context, preset.options[parameter.name])
+    ]
 
 
 @click.command("transfer")
@@ -180,7 +194,6 @@ def _take_preset(context: click.Context, parameter: click.Parameter, name: str |
     "--preset",
     type=click.Choice(list(PRESETS)),
     is_eager=True,
-    expose_value=False,
     callback=_take_preset,
     help="Settings after a published protocol; options given beside it come first.",
 )
@@ -193,6 +206,7 @@ def _take_preset(context: click.Context, parameter: click.Parameter, name: str |
 def transfer_command(
     context: click.Context,
     /,
+    preset: str | None,
     attacks: Attacks,
     which: WhichWeights,
     images: WhichImages,
@@ -206,15 +220,16 @@ def transfer_command(
     \b
     The built-in networks on the built-in digits:
         prunus transfer
-    After the published protocol:
-        prunus transfer --preset targeted-imagenet --data NIPS2017
+    After a published protocol:
+        prunus transfer --preset transferattack --data DIR
     Networks of your own:
         prunus transfer --data CIFAR -s nets.py:resnet20 -t nets.py:vgg8 --weights resnet20.pth,vgg8.pth \\
             --methods plain,dwp:0.1:0.9:0.2,random:0.1:0.9:0.2 --eps 4/255,8/255 --loss logit
     """
     from prunus.processes import Process
     from prunus.results.loop import run
-    from prunus.results.transfers import TRANSFER
+    from prunus.results.transfers import layout_beside
+    from prunus.transfer.published import read_published
 
     process = Process.here()
     networks = _load(attacks, images)
@@ -228,12 +243,16 @@ def transfer_command(
     transfer = _transfer(
         attacks, which, images, networks, process.device(machine.find()), machine.amp, folder
     )
-    options = recorded(attacks, which)
+    options = attacks.recorded(which)
     options |= {**images.recorded(), **machine.recorded(), "images": options.pop("count")}
     options |= {"targets": [network.name for network in transfer.targets], "batch_size": images.batch_size}
-    rows = run(transfer, TRANSFER, output, options, process)
+    protocol = PRESETS[preset] if preset else None
+    published = read_published(protocol.published) if protocol and protocol.published else None
+    rows = run(transfer, layout_beside(published), output, options, process)
     if process.number == 0:
-        _report(transfer, rows, output)
+        _report(transfer, rows, output, published)
+        if otherwise := _departures(context, protocol) if protocol else ():
+            click.echo(f"Not the protocol of {preset}: {', '.join(otherwise)}")
 
 
 def _load(attacks: Attacks, images: WhichImages) -> dict[str, Network]:
@@ -271,22 +290,33 @@ def _transfer(
         device=device,
         amp=torch.bfloat16 if amp else None,  # float16 would lose small gradients
         folder=folder,
+        every=attacks.every,
+        own_size=attacks.own_size,
+        same_steps=attacks.same_steps,
     )
 
 
-def _report(transfer: Transfer, rows: Sequence[TransferRow], output: Path) -> None:
+def _report(
+    transfer: Transfer, rows: Sequence[TransferRow], output: Path, published: Published | None
+) -> None:
     from prunus.results.transfers import transfer_tables
 
-    for made in transfer_tables(rows):
+    for made in transfer_tables(rows, published):
         show(made)
         click.echo()
     victims = transfer.victims
+    those = (
+        "right or wrong before"
+        if transfer.every
+        else f"those of the first {victims.seen:,} that all networks classify correctly"
+    )
     click.echo(
-        f"Fooled, in percent of the {len(victims):,} images attacked: those of the first {victims.seen:,} "
-        f"that all networks classify correctly. [..] are 95% intervals over images; * marks white boxes, "
-        f"which `black box` leaves out.\n"
+        f"Fooled, in percent of the {len(victims):,} images attacked: {those}. "
+        f"[..] are 95% intervals over images; * marks white boxes, which `black box` leaves out.\n"
         f"{output}: results.csv, summary.csv, results.json; transfer, gradients and strength as .png and .svg"
     )
+    if published:
+        click.echo(f"Published rows: {published.source}")
 
 
 def _attack(attacks: Attacks) -> Attack:

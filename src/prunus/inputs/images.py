@@ -1,8 +1,7 @@
-"""On which images? Folders of classes, the layout of NIPS 2017, synthetic images, or those of a network."""
+"""On which images? Folders of classes, those that a table lists, synthetic images, or those of a network."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,12 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, TensorDataset, default_collate
 
 from prunus.extras import need
+from prunus.inputs.listed import LISTINGS, find_listing, read_listing
 from prunus.inputs.named import open_named, split_name
 from prunus.inputs.networks import Network
 
 Example = tuple[Tensor, int] | str
 Batch = tuple[Tensor, Tensor]
-MOST_CLASSES = 2**31
 SYNTHETIC, DUMMY_SIDE = 256, 224  # images, and their side where none is given
 
 
@@ -193,46 +192,36 @@ class Source:
         return digest.hexdigest()
 
 
-class Nips2017(Dataset[Any]):
-    """The layout of the NIPS 2017 competition: ROOT/images/ID.png, and ROOT/images.csv.
+class ListedImages(Dataset[Any]):
+    """The images that a table lists, see `prunus.inputs.listed`: ROOT/images.csv or ROOT/labels.csv.
 
-    The table has the columns ImageId, TrueLabel and TargetClass, classes counted from 1.
+    Raises:
+        ValueError: there is no table, or it is none of images.
     """
 
     def __init__(self, root: Path, transform: Callable[[Any], Tensor]) -> None:
-        table = root / "images.csv"
-        try:
-            with table.open(newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.DictReader(file))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{table} is not a table of images: {error}") from error
-        missing = {"ImageId", "TrueLabel", "TargetClass"} - set(rows[0] if rows else ())
-        if missing:
-            raise ValueError(f"{table} has no rows, or no column {min(missing)}")
-        self.examples: list[tuple[Path, int, int]] = []
-        for number, row in enumerate(rows, 2):
-            try:
-                label, target = int(row["TrueLabel"]) - 1, int(row["TargetClass"]) - 1
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"{table}, line {number}: TrueLabel and TargetClass must be numbers"
-                ) from None
-            if label == target or min(label, target) < 0 or max(label, target) >= MOST_CLASSES:
-                raise ValueError(
-                    f"{table}, line {number}: TrueLabel and TargetClass must differ and count from 1, "
-                    f"got {row['TrueLabel']:.20} and {row['TargetClass']:.20}"
-                )
-            if not row["ImageId"]:
-                raise ValueError(f"{table}, line {number}: no ImageId")
-            self.examples.append((root / "images" / f"{row['ImageId']}.png", label, target))
-        self.transform = transform
+        listing = find_listing(root)
+        if listing is None:
+            raise ValueError(f"{root} has none of {', '.join(known.table for known in LISTINGS)}")
+        self.root, self.listing, self.transform = root, listing, transform
+        self.examples = read_listing(root, listing)
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> Any:
-        path, label, target = self.examples[index]
-        return read_image(path, self.transform, label, target)
+        example = self.examples[index]
+        return read_image(example.path, self.transform, *example.labels)
+
+    def check(self, classes: int) -> None:
+        """Raise a ValueError where a class is none of so many, by its line."""
+        for example in self.examples:
+            for name, label in zip((self.listing.label, self.listing.target), example.labels, strict=False):
+                if label >= classes:
+                    raise ValueError(
+                        f"{self.root / self.listing.table}, line {example.line}: {name} "
+                        f"{label + self.listing.first} is none of {classes} classes"
+                    )
 
 
 def example_image(network: Network, source: Source) -> Tensor:
@@ -282,7 +271,7 @@ def read_dataset(
         source: else where images come from.
         transform: from a PIL image to a tensor; None where all images are bundled.
         train: the training split.
-        targeted: whether the layout of NIPS 2017 will do, whose examples have a target class too.
+        targeted: whether a list will do, whose examples may have a target class too.
 
     Raises:
         ValueError: no images, or not the same for all networks.
@@ -295,10 +284,11 @@ def read_dataset(
         size = (3, source.size or DUMMY_SIDE, source.size or DUMMY_SIDE)
         return need("torchvision.datasets", "eval").FakeData(SYNTHETIC, size, 2, transform)
     if source.data is None:
-        layouts = f"DIR/{split}/<class>/*{' or DIR/images.csv' if targeted else ''}, NAME:DIR"
+        tables = "".join(f" or DIR/{listing.table}" for listing in LISTINGS if targeted)
+        layouts = f"DIR/{split}/<class>/*{tables}, NAME:DIR"
         raise ValueError(f"{networks[0].name} needs images: --data DIR with {layouts}, or --dummy")
-    if targeted and (source.data / "images.csv").is_file():
-        return Nips2017(source.data, transform)
+    if targeted and find_listing(source.data):
+        return ListedImages(source.data, transform)
     if (named := split_name(source.data)) is not None:
         return open_named(*named, transform, train)
     return ImageFolder(source.data / split, transform)

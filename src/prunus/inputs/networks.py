@@ -188,6 +188,15 @@ def _from_timm(arch: str, weights: str | None) -> Network:
     return Network(f"timm:{arch}", model, timm.data.create_transform(**config, is_training=False))
 
 
+def _from_transferattack(arch: str, weights: str | None) -> Network:
+    """Inception as that benchmark has it: scaled to [-1, 1] before the network does so, too, by itself."""
+    if arch != "inception_v3":
+        raise ValueError(f"transferattack: only inception_v3 differs there; write {arch} for the same")
+    half = Preprocessing(299, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    network = _from_torchvision(arch, weights)
+    return replace(network, name=f"transferattack:{arch}", transform=half.transform())
+
+
 def _from_digits(arch: str, weights: str | None) -> Network:
     if arch not in digits.NETWORKS:
         raise ValueError(f"digits: networks are {', '.join(digits.NETWORKS)}; got {arch!r}")
@@ -215,7 +224,7 @@ def _from_file(arch: str, weights: str | None) -> Network:
     return Network(name, model, Preprocessing().transform(), Path(path).read_bytes())
 
 
-SOURCES = {"timm": _from_timm, "digits": _from_digits}
+SOURCES = {"timm": _from_timm, "digits": _from_digits, "transferattack": _from_transferattack}
 
 
 def _callables(path: str, module: ModuleType) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,8 +13,9 @@ from rich.table import Table
 from prunus.evaluation.statistics import Shares, gain, wilson
 from prunus.results.folder import Layout
 from prunus.transfer.methods import KINDS, PLAIN, Method
+from prunus.transfer.published import Published, PublishedRow
 from prunus.transfer.rows import TransferRow, check_rows, goal_of
-from prunus.transfer.summaries import Key, Summary, black_box, summarize, summary_lines
+from prunus.transfer.summaries import Key, Summary, black_box, summarize, summary_lines, with_published
 
 Panel = tuple[bool, float]  # targeted, eps
 
@@ -29,10 +31,14 @@ def title(panel: Panel) -> str:
     return f"{goal_of(targeted)}, eps {255 * eps:g}/255"
 
 
-def transfer_tables(rows: Sequence[TransferRow]) -> Iterator[Table]:
-    """For each goal and eps, success of every method on every surrogate against every target, in percent."""
+def transfer_tables(rows: Sequence[TransferRow], published: Published | None = None) -> Iterator[Table]:
+    """For each goal and eps, success of every method on every surrogate against every target, in percent.
+
+    Below, and said to be so, what was published with this goal and eps.
+    """
     found = summarize(rows)
     targets = list(dict.fromkeys(row.target for row in rows))
+    surrogates = list(dict.fromkeys(row.surrogate for row in rows))
     for panel in panels(rows):
         made = Table(title=title(panel), title_justify="left", box=None, pad_edge=False)
         for column in ("surrogate", "method"):
@@ -53,7 +59,22 @@ def transfer_tables(rows: Sequence[TransferRow]) -> Iterator[Table]:
                     *(_gain(shares, black_box(found, *panel, surrogate, other)) for other in against),
                     f"{first.seconds_per_image:.3f}",
                 )
+        if beside := published.of(*panel, surrogates, targets) if published else ():
+            made.add_section()
+            made.add_row("published, not measured here:")
+            for row in beside:
+                made.add_row(row.surrogate, row.name, *_published(row, targets), style="dim")
         yield made
+
+
+def _published(row: PublishedRow, targets: Sequence[str]) -> Iterator[str]:
+    """The cells of the targets, and their mean where all were published."""
+    for target in targets:
+        rate = row.rates.get(target)
+        yield "" if rate is None else f"{100 * rate:.1f}{'*' * (target == row.surrogate)}"
+    others = [row.rates.get(target) for target in targets if target != row.surrogate]
+    known = [rate for rate in others if rate is not None]
+    yield f"{100 * float(np.mean(known)):.1f}" if known and len(known) == len(others) else ""
 
 
 def _rate(summary: Summary) -> str:
@@ -204,3 +225,10 @@ TRANSFER = Layout(
     summary_lines,
     check_rows,
 )
+
+
+def layout_beside(published: Published | None) -> Layout[TransferRow]:
+    """That of `prunus transfer`, with these numbers below the summary of ours."""
+    if published is None:
+        return TRANSFER
+    return replace(TRANSFER, summary=lambda rows: with_published(rows, published))

@@ -22,7 +22,15 @@ from prunus.randomness import stream
 from prunus.surrogates.surrogate import Surrogate
 from prunus.transfer.attacks import Attack
 from prunus.transfer.methods import Build, Method
-from prunus.transfer.pixels import Normalized, load_png, normalization, predict, round_within, save_png
+from prunus.transfer.pixels import (
+    Normalized,
+    load_png,
+    normalization,
+    own_size,
+    predict,
+    round_within,
+    save_png,
+)
 from prunus.transfer.rows import TransferRow, Trial, goal_of
 from prunus.transfer.victims import Victims, find_victims
 
@@ -39,7 +47,7 @@ class Transfer:
         targets: networks that are to be fooled; those that are surrogates too give white-box rows.
         methods: what is done to a surrogate while it is attacked.
         attack: how images are changed; its `eps` is replaced, and methods that take two
-            gradients for one make half its `steps`.
+            gradients for one make half its `steps`, unless `same_steps`.
         epsilons: largest changes of a pixel.
         goals: whether attacks are targeted.
         seeds: of methods and attacks.
@@ -48,6 +56,9 @@ class Transfer:
         build: what the methods share.
         device: where networks run; with `amp`, attacks run under autocast in that dtype.
         folder: for adversarial images; by default they are gone when they have been judged.
+        every: attack also images that a network gets wrong; they count as fooling it if it still does.
+        own_size: each network sees images scaled to the size that its own preprocessing gives.
+        same_steps: methods that take two gradients for one make all the steps, and so take more gradients.
     """
 
     what = "attacks"
@@ -66,6 +77,9 @@ class Transfer:
     device: torch.device
     amp: torch.dtype | None = None
     folder: Path | None = None
+    every: bool = False
+    own_size: bool = False
+    same_steps: bool = False
 
     @cached_property
     def _networks(self) -> dict[str, Network]:
@@ -79,7 +93,7 @@ class Transfer:
     @cached_property
     def victims(self) -> Victims:
         """The images that are attacked."""
-        return find_victims(list(self._networks.values()), self.models, self.source, self.count)
+        return find_victims(list(self._networks.values()), self.models, self.source, self.count, self.every)
 
     def record(self) -> Mapping[str, Any]:
         """Fingerprints of the networks and of the images that are attacked."""
@@ -95,7 +109,7 @@ class Transfer:
         """
         for targeted in self.goals:
             self.attack.check(targeted)
-        for method in self.methods:
+        for method in () if self.same_steps else self.methods:
             self._check_gradients(method)
         return [
             Trial(network.name, method, eps, targeted, seed)
@@ -138,7 +152,12 @@ class Transfer:
         for parameter in network.model.parameters():
             parameter.requires_grad_(False)
         model = network.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Normalized(model, *normalization(network)).to(self.device).eval()
+        return self._normalized(network, model).eval()
+
+    def _normalized(self, network: Network, model: nn.Module) -> nn.Module:
+        """Behind the preprocessing of this network."""
+        side = own_size(network) if self.own_size else None
+        return Normalized(model, *normalization(network), side).to(self.device)
 
     def _judge(self, trial: Trial, place: Path, monitor: Monitor) -> Sequence[TransferRow]:
         place.mkdir(parents=True, exist_ok=True)
@@ -204,9 +223,9 @@ class Transfer:
         """From images and labels to (step, gradients, images), at last and after some of the first seed."""
         network = self._networks[trial.surrogate]
         surrogate = trial.method.build(network.model, self.build, trial.seed)
-        normalized = Normalized(surrogate, *normalization(network)).to(self.device)
-        attacked, cost = _Attacked(normalized, self.amp).eval(), trial.method.cost
-        steps, generator = self.attack.steps // cost, stream(trial.seed)
+        attacked = _Attacked(self._normalized(network, surrogate), self.amp).eval()
+        cost, generator = trial.method.cost, stream(trial.seed)
+        steps = self.attack.steps // (1 if self.same_steps else cost)
         attack = replace(self.attack, eps=trial.eps, steps=steps)
 
         def run(images: Tensor, labels: Tensor) -> Iterator[tuple[int, int, Tensor]]:

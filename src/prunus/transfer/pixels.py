@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from prunus.extras import need
 from prunus.files import errors_name
@@ -23,19 +24,23 @@ class Normalized(nn.Module):
         model: takes normalised images.
         mean: subtracted from each channel in [0, 1], shape (channels,).
         std: by which each channel is then divided, shape (channels,).
+        side: that square images are scaled to first; default as they are.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, model: nn.Module, mean: Tensor, std: Tensor, side: int | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.side = model, side
         self.register_buffer("mean", mean.view(-1, 1, 1), persistent=False)
         self.register_buffer("std", std.view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Any:
         """Logits for images in [0, 1]."""
+        if self.side and images.shape[-1] != self.side:
+            fewer = images.shape[-1] > self.side
+            images = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=fewer)
         return self.model((images - self.mean) / self.std)
 
 

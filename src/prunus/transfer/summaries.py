@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 
 from prunus.evaluation.statistics import Shares, gain, wilson
 from prunus.transfer.methods import PLAIN, Method
+from prunus.transfer.published import Published
 from prunus.transfer.rows import TransferRow, goal_of
 
 
@@ -128,4 +129,28 @@ def summary_lines(rows: Sequence[TransferRow]) -> list[dict[str, Any]]:
             line |= dict(zip_longest(columns, (round(number, 6) for number in numbers), fillvalue=""))
             line[f"{name}_mcnemar_p"] = mcnemar(summary, against) if against else ""
         lines.append(line)
+    return lines
+
+
+def with_published(rows: Sequence[TransferRow], published: Published) -> list[dict[str, Any]]:
+    """The lines of a summary, and below them what was published; a column `source` tells which is which."""
+    targets = list(dict.fromkeys(row.target for row in rows))
+    surrogates = list(dict.fromkeys(row.surrogate for row in rows))
+    lines = [{**line, "source": "measured"} for line in summary_lines(rows)]
+    for targeted, eps in dict.fromkeys((row.targeted, row.eps) for row in rows):
+        lines += [
+            {
+                "surrogate": row.surrogate,
+                "method": f"published: {row.name}",
+                "target": target,
+                "white_box": row.surrogate == target,
+                "goal": goal_of(targeted),
+                "eps_255": round(255 * eps, 6),
+                "rate": round(row.rates[target], 6),
+                "source": f"published, not measured here: {published.source}",
+            }
+            for row in published.of(targeted, eps, surrogates, targets)
+            for target in targets
+            if target in row.rates
+        ]
     return lines

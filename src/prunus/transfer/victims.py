@@ -1,4 +1,4 @@
-"""Which images are attacked? Those that every network classifies correctly."""
+"""Which images are attacked? Those that every network classifies correctly, or all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from prunus.inputs.images import ImageFolder, Images, Source, classes_of, first_image, read_dataset
+from prunus.inputs.images import (
+    ImageFolder,
+    Images,
+    ListedImages,
+    Source,
+    classes_of,
+    first_image,
+    read_dataset,
+)
 from prunus.inputs.networks import Network, Preprocessing
 from prunus.transfer.pixels import own_size, predict
 
@@ -22,7 +30,7 @@ class Victims:
 
     Args:
         images: in [0, 1], of 256 levels, (count, channels, height, width).
-        labels: their classes, which every network answers.
+        labels: their classes, which every network answers unless all images are taken.
         targets: for targeted attacks, another class for each.
         seen: how many images were looked at until there were enough.
     """
@@ -45,7 +53,11 @@ class Victims:
 
 
 def find_victims(
-    networks: Sequence[Network], models: Mapping[str, nn.Module], source: Source, count: int
+    networks: Sequence[Network],
+    models: Mapping[str, nn.Module],
+    source: Source,
+    count: int,
+    every: bool = False,
 ) -> Victims:
     """The first images, in an order that is random but always the same, that all networks get right.
 
@@ -55,9 +67,10 @@ def find_victims(
     Args:
         networks: how images are read for them.
         models: what takes pixels in [0, 1] for each, all on one device.
-        source: folder val/<class>/*, the layout of NIPS 2017 or synthetic images, where the networks have
+        source: folder val/<class>/*, images that a table lists or synthetic ones, where the networks have
             none bundled with them.
         count: how many; fewer where there are not as many.
+        every: take also images that a network gets wrong.
 
     Raises:
         ValueError: there is none, or the networks read different images or tell other classes apart.
@@ -67,7 +80,7 @@ def find_victims(
     bundled = any(network.bundled for network in networks)
     transform = None if bundled else Preprocessing(source.size).transform()
     dataset = read_dataset(networks, source, transform, targeted=True)
-    total, classes = len(dataset), _same_classes(networks, dataset)
+    total, classes = len(dataset), _same_classes(networks, models, dataset)
     generator = torch.Generator().manual_seed(0)
     order, chances = torch.randperm(total, generator=generator), torch.rand(total, generator=generator)
     images = Images(
@@ -81,10 +94,8 @@ def find_victims(
     for batch, labels, *given in images:
         pixels = (255 * batch).round() / 255
         logits = [predict(model, pixels) for model in models.values()]
-        if given and given[0].max() >= classes:
-            raise ValueError(f"TargetClass {int(given[0].max()) + 1} is none of {classes} classes")
         labels = logits[0].argmax(1) if source.dummy else labels
-        right = torch.stack([each.argmax(1) == labels for each in logits]).all(0) | source.dummy
+        right = torch.stack([each.argmax(1) == labels for each in logits]).all(0) | source.dummy | every
         other = labels + 1 + (chances[seen : seen + len(labels)] * (classes - 1)).long()
         targets = given[0] if given else other % classes
         left = count - sum(len(each) for _, each, _ in found)
@@ -100,13 +111,17 @@ def find_victims(
     return Victims(columns[0], columns[1], columns[2], seen)
 
 
-def _same_classes(networks: Sequence[Network], dataset: Any) -> int:
-    """How many classes all networks tell apart, and the folder has."""
+def _same_classes(networks: Sequence[Network], models: Mapping[str, nn.Module], dataset: Any) -> int:
+    """How many classes all networks tell apart, and the images have."""
     image = first_image(dataset)
-    counts = {network.name: classes_of(network, image) for network in networks}
+    counts = {
+        network.name: classes_of(replace(network, model=models[network.name]), image) for network in networks
+    }
     if isinstance(dataset, ImageFolder):
         counts[str(dataset.root)] = dataset.classes
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise ValueError(f"networks and images must have the same number of classes, got {told}")
+    if isinstance(dataset, ListedImages):
+        dataset.check(counts[networks[0].name])
     return counts[networks[0].name]
