@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from prunus.checks import check_whole
+from prunus.cli.command import command, tell_rows
+from prunus.cli.config import config_of
+from prunus.cli.names import Known
 from prunus.cli.options import (
     DIGITS,
+    UNSAID,
     WEIGHTS,
     Machine,
     WhichImages,
     WhichNetworks,
     WhichWeights,
-    known,
     option,
     output_option,
     recorded,
-    show,
     takes,
 )
 from prunus.cli.values import Name, Names, Numbers, Pixels
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from prunus.transfer.judging import Transfer
     from prunus.transfer.rows import TransferRow
 
-UNSAID = click.core.ParameterSource.DEFAULT
 OF_DIGITS: Mapping[str, Any] = {"eps": (48 / 255,), "count": 200, "batch_size": 200}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Wang, Wu, Chen 2022 (arXiv 2208.08677), after Zhao et al. 2021 (arXiv 2012.11207)
@@ -62,7 +63,7 @@ class Sum(click.ParamType[Any]):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """How `--help` shows the value."""
-        return f"[{'|'.join(known('transfer.attacks', 'PARTS')())}]+…"
+        return f"[{'|'.join(Known('transfer.attacks', 'PARTS').names)}]+…"
 
 
 class Methods(Names):
@@ -70,7 +71,7 @@ class Methods(Names):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """How `--help` shows the value."""
-        return f"[{'|'.join(known('transfer.methods', 'KINDS')())}][:STRENGTH],…"
+        return f"[{'|'.join(Known('transfer.methods', 'KINDS').names)}][:STRENGTH],…"
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,11 @@ class Attacks:
     A results folder can be added to: what it can grow by is not recorded.
     """
 
+    group: ClassVar[str] = "Attack"
     surrogates: Sequence[str] = option(
         "-s",
         "--surrogates",
+        short=True,
         recorded=False,
         type=Names(),
         default=",".join(DIGITS),
@@ -91,6 +94,7 @@ class Attacks:
     targets: Sequence[str] | None = option(
         "-t",
         "--targets",
+        short=True,
         recorded=False,
         type=Names(),
         help="Networks to be fooled.  [default: the surrogates]",
@@ -98,6 +102,7 @@ class Attacks:
     weights: Sequence[str] | None = WEIGHTS
     methods: Sequence[str] | None = option(
         "--methods",
+        short=True,
         recorded=False,
         type=Methods(),
         help="What is done to a surrogate; with a strength as dwp:0.7 or dwp:0.1:0.9:0.2.  [default: all]",
@@ -107,6 +112,7 @@ class Attacks:
     )
     attack: str = option(
         "--attack",
+        short=True,
         default="mi",
         type=Sum(),
         help="A sum of these, such as mi+di+ti (momentum comes with mi and ni), or torchattacks:CLASS, of "
@@ -114,11 +120,12 @@ class Attacks:
     )
     loss: str | None = option(
         "--loss",
-        type=Name(known("transfer.attacks", "LOSSES")),
+        type=Name(Known("transfer.attacks", "LOSSES")),
         help="What the attack follows.  [default: ce]",
     )
     eps: Sequence[float] = option(
         "--eps",
+        short=True,
         recorded=False,
         type=Pixels(several=True),
         default="16/255",
@@ -138,8 +145,9 @@ class Attacks:
     )
     goal: Sequence[str] = option(
         "--goal",
+        short=True,
         recorded=False,
-        type=Names(known("transfer.rows", "GOALS")),
+        type=Names(Known("transfer.rows", "GOALS")),
         default="untargeted,targeted",
         help="Away from the label, or to another.",
     )
@@ -152,6 +160,7 @@ class Attacks:
     )
     count: int = option(
         "--images",
+        short=True,
         type=click.IntRange(1),
         default=500,
         help="How many to attack, of those that all networks get right; 200 of the built-in digits.",
@@ -171,11 +180,14 @@ class Attacks:
 
 def _take_preset(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
     if name:
-        context.default_map = {**(context.default_map or {}), **PRESETS[name]}
+        context.default_map = {
+            **PRESETS[name],
+            **(context.default_map or {}),
+        }  # what --config has comes first
     return name
 
 
-@click.command("transfer")
+@command("transfer")
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
@@ -222,6 +234,7 @@ def transfer_command(
         unsaid = {n: value for n, value in OF_DIGITS.items() if context.get_parameter_source(n) is UNSAID}
         images = replace(images, batch_size=unsaid.pop("batch_size", images.batch_size))
         attacks = replace(attacks, **unsaid)
+        context.params |= {**unsaid, "batch_size": images.batch_size}
     if min(attacks.eps) < 1 / 255 - 1e-9:
         raise click.BadParameter("images have 256 levels: the least is 1/255", param_hint="--eps")
     folder = None if attacks.discard_images else output / "images"
@@ -231,7 +244,7 @@ def transfer_command(
     options = recorded(attacks, which)
     options |= {**images.recorded(), **machine.recorded(), "images": options.pop("count")}
     options |= {"targets": [network.name for network in transfer.targets], "batch_size": images.batch_size}
-    rows = run(transfer, TRANSFER, output, options, process)
+    rows = run(transfer, TRANSFER, output, options, process, config_of(context))
     if process.number == 0:
         _report(transfer, rows, output)
 
@@ -277,15 +290,15 @@ def _transfer(
 def _report(transfer: Transfer, rows: Sequence[TransferRow], output: Path) -> None:
     from prunus.results.transfers import transfer_tables
 
-    for made in transfer_tables(rows):
-        show(made)
-        click.echo()
     victims = transfer.victims
-    click.echo(
+    tell_rows(
+        rows,
+        *(line for made in transfer_tables(rows) for line in (made, "")),
         f"Fooled, in percent of the {len(victims):,} images attacked: those of the first {victims.seen:,} "
         f"that all networks classify correctly. [..] are 95% intervals over images; * marks white boxes, "
         f"which `black box` leaves out.\n"
-        f"{output}: results.csv, summary.csv, results.json; transfer, gradients and strength as .png and .svg"
+        f"{output}: results.csv, summary.csv, results.json; transfer, gradients and strength as .png and "
+        f".svg",
     )
 
 

@@ -12,6 +12,8 @@ from prunus.evaluation.sweep import Setting
 from prunus.training.methods import METHODS
 
 DENSE = "dense"
+# The settings that rows tell by themselves, by which a results folder can grow
+GROWS = ("p_prune", "seed", "schedule", "rewind", "backward", "granularity", "criterion", "scope")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,82 @@
+"""Options of a command in a file, TOML: read for `--config`, and written as the run had them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from difflib import get_close_matches
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import click
+
+import prunus
+from prunus.extras import need
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def configured(ctx: click.Context, parameter: click.Parameter, file: str | None) -> None:
+    """The callback of `--config`: what stands in the file is the default of what is not given.
+
+    Raises:
+        click.UsageError: it is not TOML, or has what the command does not.
+    """
+    if file is None or ctx.resilient_parsing:
+        return
+    try:
+        told = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:  # tomllib's, and of bytes that are no text
+        raise click.UsageError(f"{file} is not TOML: {error}", ctx) from error
+    options = {
+        _key(flag): option for option in ctx.command.params for flag in option.opts if flag[:2] == "--"
+    }
+    read = {}
+    for key, value in told.items():
+        if (name := key.replace("_", "-")) not in options:
+            raise click.UsageError(f"{file}: {_unknown(key, options, ctx)}", ctx)
+        option = options[name]
+        read[str(option.name)] = text = _as_typed(value)
+        try:
+            option.type_cast_value(ctx, text)
+        except click.BadParameter as error:
+            raise click.UsageError(f"{file}: {key}: {error.message}", ctx) from error
+    ctx.default_map = {**(ctx.default_map or {}), **read}
+
+
+def _key(flag: str) -> str:
+    return flag.removeprefix("--")
+
+
+def _unknown(key: str, options: Mapping[str, click.Parameter], ctx: click.Context) -> str:
+    near = get_close_matches(key.replace("_", "-"), options, 1)
+    hint = f": did you mean {near[0]!r}?" if near else f"; `{ctx.command_path} --help-all` names them"
+    return f"{ctx.command_path} has no option {key!r}{hint}"
+
+
+def _as_typed(value: Any) -> Any:
+    """As it would be given to the command: several with commas."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return value if isinstance(value, bool) else str(value)
+
+
+def config_of(ctx: click.Context) -> str:
+    """The file that lets a command do what it does now; where nothing is given, nothing stands there."""
+    said = {}
+    for option in ctx.command.params:
+        value = ctx.params.get(str(option.name))
+        if value not in (None, (), "") and not getattr(option, "hidden", False):
+            said[_key(next(flag for flag in option.opts if flag[:2] == "--"))] = _as_toml(value)
+    head = f"# {ctx.command_path} --config THIS does the same again (prunus {prunus.__version__})"
+    return f"{head}\n{need('tomli_w', 'cli').dumps(said)}"
+
+
+def _as_toml(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_as_toml(one) for one in value]
+    return fspath(value) if isinstance(value, PathLike) else value
