@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunus.cli.config import configured
+from prunus.cli.config import configured, errors_name_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,6 +70,11 @@ class Command(click.Command):
         if left:
             formatter.write_paragraph()
             formatter.write_text(f"{left} more options: {ctx.command_path} --help-all")
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read options, also of a file."""
+        with errors_name_file(ctx):
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it, with nothing on standard error where that is wanted."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from os import PathLike, fspath
 from pathlib import Path
@@ -18,6 +19,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+FILE = "prunus.cli.config"  # in the meta of a context, the path
 
 
 def configured(ctx: click.Context, parameter: click.Parameter, file: str | None) -> None:
@@ -39,13 +43,21 @@ def configured(ctx: click.Context, parameter: click.Parameter, file: str | None)
     for key, value in told.items():
         if (name := key.replace("_", "-")) not in options:
             raise click.UsageError(f"{file}: {_unknown(key, options, ctx)}", ctx)
-        option = options[name]
-        read[str(option.name)] = text = _as_typed(value)
-        try:
-            option.type_cast_value(ctx, text)
-        except click.BadParameter as error:
-            raise click.UsageError(f"{file}: {key}: {error.message}", ctx) from error
+        read[str(options[name].name)] = _as_typed(value)
     ctx.default_map = {**(ctx.default_map or {}), **read}
+    ctx.meta[FILE] = file
+
+
+@contextmanager
+def errors_name_file(ctx: click.Context) -> Iterator[None]:
+    """Errors in what comes from the file say so."""
+    try:
+        yield
+    except click.BadParameter as error:
+        of = ctx.get_parameter_source(str(error.param.name)) if error.param else None
+        if of is click.core.ParameterSource.DEFAULT_MAP and FILE in ctx.meta:
+            raise click.UsageError(f"{ctx.meta[FILE]}: {error.format_message()}", ctx) from error
+        raise
 
 
 def _key(flag: str) -> str:

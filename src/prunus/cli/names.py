@@ -35,7 +35,7 @@ class Known:
         """Its names and their forms, as they were when this code was last asked for them."""
         cache, stamp, key = _cache(), _stamp(), f"{self.module}.{self.table}"
         held: dict[str, list[str]] = {}
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, LookupError, TypeError):  # none, of other code, or damaged
             held = json.loads(cache.read_text(encoding="utf-8"))[stamp]
         if key not in held:
             held = {**held, key: list(names_of(self()))}

@@ -13,7 +13,17 @@ from prunus.checks import names_of, spread
 from prunus.cli.names import Known
 
 
-class Name(click.ParamType[Any]):
+class Value(click.ParamType[Any]):
+    """A kind of value; none is converted while a shell completes a line, as that may import torch."""
+
+    def __call__(
+        self, value: Any, param: click.Parameter | None = None, ctx: click.Context | None = None
+    ) -> Any:
+        """The value in the type that the command takes."""
+        return value if ctx and ctx.resilient_parsing else super().__call__(value, param, ctx)
+
+
+class Name(Value):
     """One of the names in a table, or what `also` has in place of other words."""
 
     name = "name"
@@ -42,7 +52,7 @@ class Name(click.ParamType[Any]):
         return value
 
 
-class Names(click.ParamType[Any]):
+class Names(Value):
     """Comma-separated names, each of them one of a table where one is given; `also` as of `Name`."""
 
     name = "names"
@@ -80,7 +90,7 @@ def _beginning(text: str, choices: Known, before: str = "") -> list[CompletionIt
     return [CompletionItem(before + name) for name in choices.names if name.startswith(text)]
 
 
-class FractionsOf(click.ParamType[Any]):
+class FractionsOf(Value):
     """Comma-separated PATTERN=FRACTION, as one text without spaces, in which each is checked."""
 
     name = "PATTERN=FRACTION,…"
@@ -96,7 +106,7 @@ class FractionsOf(click.ParamType[Any]):
         return value
 
 
-class Rules(click.ParamType[Any]):
+class Rules(Value):
     """Comma-separated rules that prune passes, see `prunus.training.named_rules`, each of them checked."""
 
     name = "rules"

@@ -155,7 +155,7 @@ def varied(rows: Sequence[SweepRow]) -> list[str]:
 
 
 def in_order(rows: Sequence[AnyRow], names: Sequence[str] = ("network", *VARIED, "group")) -> list[AnyRow]:
-    """As one run would have measured them: by these columns, values in the order in which they came, ratio."""
+    """As one run would have measured them: by these columns, values as they came, and by ratio."""
     lines = [row.columns() for row in rows]
     first = {
         name: {value: at for at, value in enumerate(dict.fromkeys(line.get(name) for line in lines))}

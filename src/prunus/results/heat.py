@@ -71,6 +71,4 @@ def heat(rows: Sequence[ProbeRow]) -> Figure:
     return heat_map(drawn, 100, "p_prune of this group alone", "top-1 accuracy (%)", abreast=3)
 
 
-SENSITIVITY = Layout(
-    ProbeRow.read, {"sensitivity": heat}, order=in_order, grows=(*GROWS, "groups"), parts=PARTS
-)
+SENSITIVITY = Layout(ProbeRow.read, {"sensitivity": heat}, order=in_order, grows=GROWS, parts=PARTS)

@@ -51,7 +51,7 @@ class Run:
         return " ".join(part for part in parts if part)
 
     def __str__(self) -> str:
-        amount = "" if self.schedule == DENSE else f" to {self.setting.p_prune:g}"
+        amount = "" if self.schedule == DENSE else f" to {self.setting.p_prune:.15g}"  # files are named by it
         return f"{self.network} {self.how}{amount} seed {self.setting.seed}"
 
 
