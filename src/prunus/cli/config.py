@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
-from os import PathLike, fspath
+from os import fspath
 from pathlib import Path
 from typing import Any
 
 import click
 
 import prunus
-from prunus.extras import need
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,13 +36,13 @@ def configured(ctx: click.Context, parameter: click.Parameter, file: str | None)
         told = tomllib.loads(Path(file).read_text(encoding="utf-8"))
     except ValueError as error:  # tomllib's, and of bytes that are no text
         raise click.UsageError(f"{file} is not TOML: {error}", ctx) from error
-    options = {
-        _key(flag): option for option in ctx.command.params for flag in option.opts if flag[:2] == "--"
-    }
+    others = [option for option in ctx.command.params if option is not parameter]
+    options = {_key(flag): option for option in others for flag in option.opts if flag[:2] == "--"}
     read = {}
     for key, value in told.items():
-        if (name := key.replace("_", "-")) not in options:
-            raise click.UsageError(f"{file}: {_unknown(key, options, ctx)}", ctx)
+        name = ctx.token_normalize_func(key) if ctx.token_normalize_func else key  # as on the command line
+        if name not in options:
+            raise click.UsageError(f"{file}: {_unknown(key, name, options, ctx)}", ctx)
         read[str(options[name].name)] = _as_typed(value)
     ctx.default_map = {**(ctx.default_map or {}), **read}
     ctx.meta[FILE] = file
@@ -64,8 +64,8 @@ def _key(flag: str) -> str:
     return flag.removeprefix("--")
 
 
-def _unknown(key: str, options: Mapping[str, click.Parameter], ctx: click.Context) -> str:
-    near = get_close_matches(key.replace("_", "-"), options, 1)
+def _unknown(key: str, name: str, options: Mapping[str, click.Parameter], ctx: click.Context) -> str:
+    near = get_close_matches(name, options, 1)
     hint = f": did you mean {near[0]!r}?" if near else f"; `{ctx.command_path} --help-all` names them"
     return f"{ctx.command_path} has no option {key!r}{hint}"
 
@@ -79,16 +79,11 @@ def _as_typed(value: Any) -> Any:
 
 def config_of(ctx: click.Context) -> str:
     """The file that lets a command do what it does now; where nothing is given, nothing stands there."""
-    said = {}
+    lines = [f"# {ctx.command_path} --config THIS does the same again (prunus {prunus.__version__})"]
     for option in ctx.command.params:
         value = ctx.params.get(str(option.name))
         if value not in (None, (), "") and not getattr(option, "hidden", False):
-            said[_key(next(flag for flag in option.opts if flag[:2] == "--"))] = _as_toml(value)
-    head = f"# {ctx.command_path} --config THIS does the same again (prunus {prunus.__version__})"
-    return f"{head}\n{need('tomli_w', 'cli').dumps(said)}"
-
-
-def _as_toml(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return [_as_toml(one) for one in value]
-    return fspath(value) if isinstance(value, PathLike) else value
+            key = _key(next(flag for flag in option.opts if flag[:2] == "--"))
+            # Of texts, numbers, truths and lists of them, JSON is TOML
+            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False, default=fspath)}")
+    return "\n".join([*lines, ""])
