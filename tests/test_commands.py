@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from safetensors.torch import save_file
 
@@ -160,6 +161,19 @@ def test_files_of_options_that_cannot_be(
     assert f"Error: {config}" in error
     assert message in error
     assert run("find", "--config", tmp_path / "none.toml") == 2
+
+
+def test_a_file_of_options_comes_before_a_preset_and_after_what_is_given(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('steps = 7\nattack = "mi"\nimage_size = 32')
+    first, second = ["--config", str(config)], ["--preset", "targeted-imagenet"]
+    for given in ((*first, *second), (*second, *first)):
+        command = cli.commands["transfer"]
+        told = command.make_context(
+            "transfer", [*given, "--attack", "di"], parent=click.Context(cli, **cli.context_settings)
+        ).params
+        assert (told["steps"], told["attack"], told["image_size"]) == (7, "di", 32)
+        assert (told["loss"], told["count"]) == ("logit", 1000)  # of the preset
 
 
 def test_what_a_command_does_not_have_is_refused_in_a_file_too(

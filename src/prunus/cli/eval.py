@@ -44,7 +44,5 @@ def _settled(measuring: Measuring, none: bool) -> Measuring:
     for name, unused in (("p_prune_of", ""), ("p_bern", 1.0)):
         if getattr(how, name) != unused:
             raise click.UsageError(f"{name} prunes nothing without --p-prune")
-    as_it_is = replace(how, p_prune=0.0, passes="both")
-    return replace(
-        measuring, how=as_it_is, which=replace(measuring.which, layers=("all",))
-    )  # whatever there is
+    every = replace(measuring.which, layers=("all",))  # whatever the layers
+    return replace(measuring, how=replace(how, p_prune=0.0, passes="both"), which=every)
