@@ -70,7 +70,8 @@ def test_the_sweep_of_the_built_in_digits(tmp_path: Path) -> None:
         [sys.executable, "-m", "prunus", "sweep"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     output = tmp_path / "prunus-sweep"
-    files = {"results.csv", "results.json", "curve.png", "curve.svg", "layers.png", "layers.svg"}
+    pictures = {f"{name}.{kind}" for name in ("curve", "layers") for kind in ("png", "svg")}
+    files = {"config.toml", "results.csv", "results.json", *pictures}
     assert {path.name for path in output.iterdir()} == files
     rows = rows_of(output)
     assert len(rows) == 2 * 2 * 10
@@ -122,9 +123,9 @@ def test_a_finished_sweep_is_shown_again_and_other_settings_are_refused(
     assert "p_prune" not in again.err
     before = {path.name: path.read_bytes() for path in output.iterdir()}
     for change, name in (
-        (["--norm", "mean"], "norm"),
-        (["--p-prune", "0,0.6"], "p_prune"),
-        (["--seed", "1"], "seed"),
+        (["--layers", "Conv2d,Linear"], "layers"),
+        (["--exclude", "0"], "exclude"),
+        (["--amp"], "amp"),
     ):
         error = error_of(capsys, 1, *command, *change)
         assert f"holds results of other settings: {name} was" in error
@@ -403,7 +404,10 @@ def test_a_layer_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_ratio_without_a_way_to_prune_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "p_prune prunes nothing without --prune-type" in error_of(capsys, 2, "eval", "--p-prune", 0.5)
+    assert "p_bern prunes nothing without --p-prune" in error_of(capsys, 2, "eval", "--p-bern", 0.5)
+    assert "p_prune_of prunes nothing" in error_of(capsys, 2, "eval", "--p-prune-of", "0=0.5")
+    command = ("eval", "--prune_type", "none", "--p_prune", 0.5)
+    assert "p_prune prunes nothing with --prune-type none" in error_of(capsys, 2, *command)
 
 
 def test_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -490,7 +494,7 @@ def test_a_results_folder_knows_its_results_by_what_it_always_did(
     capsys.readouterr()
     assert main(command) == 0
     assert "p_prune 0:" not in capsys.readouterr().err  # nothing was measured again
-    assert "keep_at_least was None, now 2" in error_of(capsys, 1, *command, "--keep-at-least", 2)
+    assert "layers was ['Conv2d'], now ['all']" in error_of(capsys, 1, *command, "--layers", "all")
     pruning = {"p_prune", "p_bern", "granularity", "criterion", "scope", "seed", "norm", "passes"}
     weights = {"layers", "include", "exclude", "calibration_images"}
     images = {"data", "dummy", "image_size", "mean", "std", "skip_bad_images", "images"}
@@ -526,9 +530,10 @@ def test_an_interrupted_command_says_what_is_saved_where_something_is(nets: Path
         "        return self.conv(x).mean((2, 3))\n"
     )
     command = [sys.executable, "-m", "prunus", "sweep", "-a", f"{nets}:Net", "--dummy", "--image-size", "8"]
-    saved = f"Interrupted. What was finished is saved in {tmp_path / 'second'}; run again to go on."
+    nothing = "Interrupted. Nothing was saved yet."
+    saved = f"Interrupted. 1 of 6 points are saved in {tmp_path / 'second'}; run again to go on."
     # One call finds how many classes there are; after it comes one for every point
-    for limit, output, says in ((1, "first", "Interrupted."), (2, "second", saved)):
+    for limit, output, says in ((1, "first", nothing), (2, "second", saved)):
         nets.write_text(code.replace("LIMIT", str(limit)))
         done = subprocess.run(
             [*command, "--p-prune", "0,0.5,0.9", "-j", "0", "-o", str(tmp_path / output)],

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunus.cli.command import RUN, Option, command, tell, wants_json
+from prunus.cli.config import config_of
 from prunus.cli.masking import masks_for
+from prunus.cli.names import Known
 from prunus.cli.options import (
     DIGITS,
     Calibration,
@@ -19,7 +21,6 @@ from prunus.cli.options import (
     WhichImages,
     WhichNetworks,
     WhichWeights,
-    known,
     takes,
 )
 from prunus.cli.values import Names, Numbers
@@ -32,25 +33,32 @@ if TYPE_CHECKING:
     from prunus.weights import Which
 
 
-@click.command("bench")
+@command("bench")
 @takes(WhichNetworks, "networks", arch=DIGITS[-1])
-@takes(HowToPrune, "how", p_prune=None, granularity="filter")
+@takes(
+    HowToPrune,
+    "how",
+    without={"passes": "inference is the forward pass"},
+    p_prune=None,
+    granularity="filter",
+)
 @takes(WhichWeights, "which")
 @takes(Calibration, "calibration")
 @takes(WhichImages, "images")
 @click.option("--batch-sizes", type=Numbers(int), default="1", help="Images at a time, each timed apart.")
 @click.option(
     "--runtimes",
-    type=Names(known("speed.runtimes", "RUNTIMES")),
+    type=Names(Known("speed.runtimes", "RUNTIMES")),
     help="What runs the networks.  [default: all that are installed, and run on the device]",
 )
 @click.option("--threads", type=click.IntRange(1), help="Of the processor.  [default: as torch has it]")
 @click.option("--rounds", type=click.IntRange(1), default=20, help="How often each is timed.")
-@click.option("--device", default="cpu", help="cpu, or cuda for eager and compile.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: a list of rows.")
+@click.option("--device", cls=Option, group=RUN, default="cpu", help="cpu, or cuda for eager and compile.")
 @click.option(
     "-o",
     "--output",
+    cls=Option,
+    group=RUN,
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for bench.csv, bench.json, and bench.png and .svg.",
 )
@@ -65,7 +73,6 @@ def bench_command(
     threads: int | None,
     rounds: int,
     device: str,
-    as_json: bool,
     output: Path | None,
 ) -> None:
     """Milliseconds of networks in several runtimes, and with --p-prune dense against pruned and cut ones.
@@ -99,14 +106,13 @@ def bench_command(
             )
             told = {"network": network.name, "batch_size": size, "device": str(place)}
             rows += [{**told, **row} for row in made.columns()]
-            if not as_json:
+            if not wants_json():
                 click.echo(f"{network.name}, {size} images at a time, {place}\n{made}")
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
+    tell(rows)
     if output:
         from prunus.results.speeds import write_speeds
 
-        write_speeds(rows, output)
+        write_speeds(rows, output, config_of(click.get_current_context()))
 
 
 def _variants(

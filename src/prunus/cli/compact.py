@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
+from prunus.cli.command import RUN, Option, command, tell, wants_json
 from prunus.cli.options import DIGITS, WhichImages, WhichNetworks, takes
 
 
-@click.command("compact")
+@command("compact")
 @takes(WhichNetworks, "networks", arch=DIGITS[-1])
 @takes(WhichImages, "images")
 @click.option(
@@ -19,16 +19,15 @@ from prunus.cli.options import DIGITS, WhichImages, WhichNetworks, takes
     default=1,
     help="Keep widths multiples of this, as kernels like them: empty channels stay for it.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print that as JSON, with every layer.")
 @click.option(
     "-o",
     "--output",
+    cls=Option,
+    group=RUN,
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the cut network there, as safetensors that --weights takes.",
 )
-def compact_command(
-    networks: WhichNetworks, images: WhichImages, round_to: int, as_json: bool, output: Path | None
-) -> None:
+def compact_command(networks: WhichNetworks, images: WhichImages, round_to: int, output: Path | None) -> None:
     """Cut out the channels that are empty in a network's weights, and show what is left.
 
     \b
@@ -45,10 +44,9 @@ def compact_command(
     for network in networks.load(images):
         made = compact(network.model, example_image(network, images.source()), round_to=round_to)
         told.append({"network": network.name, **made.report()})
-        if not as_json:
+        if not wants_json():
             click.echo(f"{network.name}\n{made}")
         if output:
             save_compact(made.model, output)
-            click.echo(f"{output}: {output.stat().st_size:,} bytes", err=as_json)
-    if as_json:
-        click.echo(json.dumps(told, indent=1))
+            click.echo(f"{output}: {output.stat().st_size:,} bytes", err=wants_json())
+    tell(told)

@@ -6,36 +6,43 @@ from dataclasses import replace
 
 import click
 
+from prunus.cli.command import command, tell_rows
 from prunus.cli.measuring import Measuring, measuring
-from prunus.cli.options import DIGITS, show
-
-COMMANDLINE = click.core.ParameterSource.COMMANDLINE
+from prunus.cli.options import DIGITS, P_PRUNE, UNSAID
 
 
-@click.command("eval")
-@click.option(
-    "--prune-type",
-    type=click.Choice(["none", "global", "gradient"]),
-    default="none",
-    help="global: forward and backward pass; gradient: backward pass only, which costs no accuracy.",
-)
-@measuring(DIGITS[-1], "0.1", "weight", None)
+@command("eval")
+@measuring(DIGITS[-1], None, p_prune=None, passes=None, granularity="weight")
 @click.pass_context
-def eval_command(context: click.Context, /, prune_type: str, measuring: Measuring) -> None:
-    """Accuracy of a network, as it is or pruned.
+def eval_command(context: click.Context, /, measuring: Measuring) -> None:
+    """Accuracy of a network: as it is, or pruned where --p-prune or --passes is given.
 
     \b
-    prunus eval --data IMAGENET -a resnet18 --prune-type global --p-prune 0.1 --p-bern 1.0
+    prunus eval --data IMAGENET -a resnet18 --p-prune 0.1
+    prunus eval --passes backward
     """
-    if prune_type == "none":
-        for name in ("p_prune", "p_prune_of", "p_bern"):
-            if context.get_parameter_source(name) is COMMANDLINE:
-                raise click.UsageError(f"{name} prunes nothing without --prune-type global (or gradient)")
-        how, every = (
-            replace(measuring.how, p_prune=0.0, p_prune_of=""),
-            replace(measuring.which, layers=("all",)),
-        )
-        measuring = replace(measuring, how=how, which=every)  # whatever the layers
     from prunus.results.tables import table
 
-    show(table(measuring.rows("backward" if prune_type == "gradient" else "both")))
+    none = context.get_parameter_source("passes") is not UNSAID and measuring.how.passes is None
+    rows = _settled(measuring, none).rows()
+    tell_rows(rows, table(rows))
+
+
+def _settled(measuring: Measuring, none: bool) -> Measuring:
+    """With the fraction and the passes that are meant.
+
+    Args:
+        measuring: as told.
+        none: whether nothing is to be pruned by the word.
+    """
+    how = measuring.how
+    if how.p_prune is not None and none:
+        raise click.UsageError("p_prune prunes nothing with --prune-type none")
+    if how.p_prune is not None or how.passes is not None:
+        amount = float(P_PRUNE) if how.p_prune is None else how.p_prune
+        return replace(measuring, how=replace(how, p_prune=amount, passes=how.passes or "both"))
+    for name, unused in (("p_prune_of", ""), ("p_bern", 1.0)):
+        if getattr(how, name) != unused:
+            raise click.UsageError(f"{name} prunes nothing without --p-prune")
+    every = replace(measuring.which, layers=("all",))  # whatever the layers
+    return replace(measuring, how=replace(how, p_prune=0.0, passes="both"), which=every)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from prunus.cli.command import RUN, Option, command, tell
 from prunus.cli.options import DIGITS, WhichImages, WhichNetworks, takes
 
 
-@click.command("export")
+@command("export")
 @takes(WhichNetworks, "networks", arch=DIGITS[-1])
 @takes(WhichImages, "images")
 @click.option(
@@ -26,6 +28,8 @@ from prunus.cli.options import DIGITS, WhichImages, WhichNetworks, takes
 @click.option(
     "-o",
     "--output",
+    cls=Option,
+    group=RUN,
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
     help="Write it there: .onnx, .xml of OpenVINO (with a .bin beside it) or .pt2 of torch.export.",
@@ -46,4 +50,5 @@ def export_command(
         raise click.UsageError("--output takes one network: give one --arch")
     (network,) = networks.load(images)
     example = example_image(network, images.source())
-    click.echo(export(network.model, output, example, dynamic_batch=dynamic_batch, tolerance=tolerance))
+    made = export(network.model, output, example, dynamic_batch=dynamic_batch, tolerance=tolerance)
+    tell({"network": network.name, **asdict(made), "files": [str(file) for file in made.files]}, str(made))

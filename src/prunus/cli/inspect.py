@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
+from prunus.cli.command import command, show, tell, wants_json
 from prunus.cli.masking import masks_for
 from prunus.cli.options import (
     DIGITS,
+    P_PRUNE,
     Calibration,
     HowToPrune,
     WhichImages,
     WhichNetworks,
     WhichWeights,
-    show,
     takes,
 )
 
@@ -26,20 +26,24 @@ if TYPE_CHECKING:
     from prunus.inputs.networks import Network
 
 
-@click.command("inspect")
+@command("inspect")
 @takes(WhichNetworks, "networks", arch=DIGITS[-1])
-@takes(HowToPrune, "how", p_prune="0.3", granularity="weight")
+@takes(
+    HowToPrune,
+    "how",
+    without={"passes": "which weights fall is the same for all"},
+    p_prune=P_PRUNE,
+    granularity="weight",
+)
 @takes(WhichWeights, "which")
 @takes(Calibration, "calibration")
 @takes(WhichImages, "images")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: a list of networks with their layers.")
 def inspect_command(
     networks: WhichNetworks,
     how: HowToPrune,
     which: WhichWeights,
     calibration: Calibration,
     images: WhichImages,
-    as_json: bool,
 ) -> None:
     """What would be pruned, layer by layer: without data, unless the criterion needs it.
 
@@ -57,10 +61,9 @@ def inspect_command(
         masks = masks_for(network, how, which.which(), source, example)
         rows = layer_rows(network.model, masks, _macs(network, example))
         told.append({"network": network.name, "layers": [asdict(row) for row in rows]})
-        if not as_json:
+        if not wants_json():
             show(layer_table(network.name, rows))
-    if as_json:
-        click.echo(json.dumps(told, indent=1))
+    tell(told)
 
 
 def _macs(network: Network, example: Tensor) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 
@@ -9,7 +10,9 @@ import click
 
 import prunus
 from prunus.cli.bench import bench_command
+from prunus.cli.command import Commands
 from prunus.cli.compact import compact_command
+from prunus.cli.completion import completion_command
 from prunus.cli.eval import eval_command
 from prunus.cli.export import export_command
 from prunus.cli.find import find_command
@@ -19,15 +22,20 @@ from prunus.cli.sweep import sweep_command
 from prunus.cli.train import train_command
 from prunus.cli.transfer import transfer_command
 
+# Of the original research script, beside _ for -
+SPELLINGS = {"prune-type": "passes", "gredient": "gradient", "output-dir": "output"}
+
 
 @click.group(
+    cls=Commands,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "show_default": True,
         "max_content_width": 110,
-        # The spellings of the original research script: --p_prune, --prune_type gredient
-        "token_normalize_func": lambda token: token.replace("_", "-").replace("gredient", "gradient"),
-    }
+        "token_normalize_func": lambda token: SPELLINGS.get(word := token.replace("_", "-"), word),
+    },
+    epilog="A command ends with 0 when all went well, 1 on an error, 2 on wrong usage, and 130 when it was "
+    "interrupted. `prunus completion` lets the shell complete commands and options.",
 )
 @click.version_option(prunus.__version__, prog_name="prunus")
 def cli() -> None:
@@ -45,6 +53,7 @@ COMMANDS = (
     export_command,
     bench_command,
     transfer_command,
+    completion_command,
 )
 for command in COMMANDS:
     cli.add_command(command)  # the first line of its docstring stands in `prunus --help`
@@ -52,9 +61,10 @@ for command in COMMANDS:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, 1 on an error, 2 on wrong usage, 130 when interrupted."""
+    heard = sys.stderr  # --quiet stops all but this
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
+            warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", file=heard)
             cli.main(arguments, prog_name="prunus", standalone_mode=False)
     except click.exceptions.Exit as leave:
         return leave.exit_code

@@ -27,6 +27,7 @@ def masks_for(network: Network, how: HowToPrune, which: Which, source: Source, e
     from prunus.verbs import make_masks
 
     choice = asdict(how)
+    del choice["passes"]  # masks are the same for all
     choice["p_prune"] = with_others(choice["p_prune"], choice.pop("p_prune_of"))
     generator, known = torch.Generator().manual_seed(choice.pop("seed")), None
     if needs_of([choice["criterion"]]):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from prunus.cli.config import config_of
 from prunus.cli.options import (
     Calibration,
     HowToPrune,
@@ -17,6 +20,7 @@ from prunus.cli.options import (
     WhichWeights,
     output_option,
     recorded,
+    refused,
     takes,
 )
 
@@ -36,29 +40,30 @@ class Measuring:
     machine: Machine
     output: Path | None
 
-    def rows(self, passes: str = "both") -> Sequence[SweepRow]:
+    def rows(self) -> Sequence[SweepRow]:
         """A row for every network and setting."""
         from prunus.evaluation.experiment import Sweep
         from prunus.results.curves import SWEEP
 
-        return self.run(Sweep, SWEEP, passes)
+        return self.run(Sweep, SWEEP)
 
-    def run(self, kind: Any, layout: Any, passes: str = "both", **more: Any) -> Sequence[Any]:
+    def run(self, kind: Any, layout: Any, **more: Any) -> Sequence[Any]:
         """The rows of an experiment, which takes all this, and more that its folder records."""
         from prunus.results.loop import run
 
-        experiment = self.experiment(kind, passes, **more)
+        experiment = self.experiment(kind, **more)
         scopes = list(dict.fromkeys(str(setting.scope) for setting in experiment.settings))
         options = {**self.how.recorded(scopes), **recorded(self.which, self.calibration), **more}
-        options |= {**self.images.recorded(), **self.machine.recorded(), "passes": passes}
-        return run(experiment, layout, self.output, options)
+        options |= {**self.images.recorded(), **self.machine.recorded(), "passes": self.how.passes}
+        config = config_of(click.get_current_context())
+        return run(experiment, layout, self.output, options, config=config)
 
-    def experiment(self, kind: Any, passes: str = "both", **more: Any) -> Any:
+    def experiment(self, kind: Any, **more: Any) -> Any:
         """An experiment, which takes all this."""
         device = self.machine.find()
         return kind(
             networks=self.networks.load(self.images),
-            settings=self.how.settings(passes),
+            settings=self.how.settings(),
             source=self.images.source(self.calibration.calibration_images),
             device=device,
             amp=self.machine.half(device),
@@ -68,9 +73,18 @@ class Measuring:
 
 
 def measuring(
-    arch: str, p_prune: str, granularity: str, output: str | None, several: bool = False
+    arch: str,
+    output: str | None,
+    several: bool = False,
+    without: Mapping[str, str] | None = None,
+    **defaults: Any,
 ) -> Callable[[Any], Any]:
-    """Let a command have all these options, with these defaults, and get them as the argument `measuring`."""
+    """Let a command have all these options, with these defaults, and get them as the argument `measuring`.
+
+    Args:
+        arch, output: defaults of these two.
+        several, without, **defaults: of what is pruned, see `takes`.
+    """
 
     def decorate(command: Any) -> Any:
         @wraps(command)
@@ -78,11 +92,12 @@ def measuring(
             told = Measuring(**{name: values.pop(name) for name in Measuring.__dataclass_fields__})
             return command(*args, **values, measuring=told)
 
-        made = output_option(output)(called)
+        no_output = refused(without["output"]) if without and "output" in without else {}
+        made = output_option(output, **no_output)(called)
         for record, argument in ((Machine, "machine"), (WhichImages, "images"), (Calibration, "calibration")):
             made = takes(record, argument)(made)
         made = takes(WhichWeights, "which")(made)
-        made = takes(HowToPrune, "how", several=several, p_prune=p_prune, granularity=granularity)(made)
+        made = takes(HowToPrune, "how", several=several, without=without, **defaults)(made)
         return takes(WhichNetworks, "networks", arch=arch)(made)
 
     return decorate

@@ -1,25 +1,26 @@
 """Options that commands share. Each is a field of a record, and the record is what reaches a command.
 
-A field made by `option` is declared once: its flags, its help, and whether results depend on it.
+A field made by `option` is declared once: its flags, its help, whether `--help` shows it at once, and whether
+results depend on it. The record says in which group of `--help` it stands.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import wraps
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
+from prunus.cli.command import RUN, Option
+from prunus.cli.names import Known
 from prunus.cli.values import FractionsOf, Name, Names, Numbers
 
 if TYPE_CHECKING:
     import torch
-    from rich.table import Table
 
     from prunus.evaluation.sweep import Setting
     from prunus.inputs.images import Source
@@ -27,32 +28,40 @@ if TYPE_CHECKING:
     from prunus.weights import Which
 
 DIGITS = ("digits:plain", "digits:residual")
+P_PRUNE = "0.3"  # where one setting is wanted, as of `prunus.global_prune`
+PRUNED = "What is pruned"
+UNSAID = click.core.ParameterSource.DEFAULT
 
 
-def option(*flags: str, recorded: bool = True, **attributes: Any) -> Any:
+def option(*flags: str, recorded: bool = True, short: bool = False, **attributes: Any) -> Any:
     """A field that an option of the command line sets.
 
     Args:
         flags: how it is spelled.
+        short: whether it is one of those that `--help` shows, and not `--help-all` alone.
         recorded: whether a results folder keeps it: results depend on it, and not only by what it brings.
-        **attributes: of `click.option`, or in place of its type: `names`, what it can be, see `known`;
-            `numbers`, their type. Those two come as one or as several, as the command wants.
+        **attributes: of `click.option`, or in place of its type: `names`, what it can be, see `Known`, and
+            `also`, other words for them; `numbers`, their type. Of those a command wants one or several.
     """
-    return field(metadata={"flags": flags, "recorded": recorded, "attributes": attributes})
+    return field(
+        metadata={"flags": flags, "recorded": recorded, "attributes": {**attributes, "short": short}}
+    )
 
 
-def known(module: str, table: str) -> Callable[[], Collection[str]]:
-    """The names in a table, read when they are asked for: its module imports torch, and `--help` must not."""
-    return lambda: getattr(import_module(f"prunus.{module}"), table)
-
-
-def takes(record: type, argument: str, several: bool = False, **defaults: Any) -> Callable[[Any], Any]:
+def takes(
+    record: type,
+    argument: str,
+    several: bool = False,
+    without: Mapping[str, str] | None = None,
+    **defaults: Any,
+) -> Callable[[Any], Any]:
     """Let a command have the options of this record, and get their values as one argument.
 
     Args:
-        record: a dataclass of options.
+        record: a dataclass of options, and of the title of their `group`.
         argument: its name.
         several: whether `names` and `numbers` are lists.
+        without: options that have no meaning for the command, and why.
         **defaults: of options, in place of their own.
     """
 
@@ -64,18 +73,33 @@ def takes(record: type, argument: str, several: bool = False, **defaults: Any) -
 
         made = called
         for f in reversed(fields(record)):
-            attributes = dict(f.metadata["attributes"])
+            attributes = {"group": record.group, **f.metadata["attributes"]}  # type: ignore[attr-defined]
             if f.name in defaults:
                 attributes["default"] = defaults[f.name]
+                if defaults[f.name] is not None:  # click names it
+                    attributes["help"] = attributes["help"].partition("  [default:")[0]
             if "names" in attributes:
-                attributes["type"] = (Names if several else Name)(attributes.pop("names"))
+                names, also = attributes.pop("names"), attributes.pop("also", {})
+                attributes["type"] = (Names if several else Name)(names, also)
             if "numbers" in attributes:
                 kind = attributes.pop("numbers")
                 attributes["type"] = Numbers(kind) if several else kind
-            made = click.option(f.name, *f.metadata["flags"], **attributes)(made)
+            attributes |= refused(without[f.name]) if without and f.name in without else {}
+            made = click.option(f.name, *f.metadata["flags"], cls=Option, **attributes)(made)
         return made
 
     return decorate
+
+
+def refused(why: str) -> dict[str, Any]:
+    """Attributes of an option that a command does not have, but of which it explains why."""
+
+    def refuse(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if ctx.get_parameter_source(str(parameter.name)) is not UNSAID:
+            raise click.UsageError(f"{parameter.name} has no meaning here: {why}")
+        return value
+
+    return {"hidden": True, "callback": refuse}
 
 
 def recorded(*records: Any) -> dict[str, Any]:
@@ -85,6 +109,7 @@ def recorded(*records: Any) -> dict[str, Any]:
 
 WEIGHTS = option(
     "--weights",
+    short=True,
     recorded=False,
     type=Names(),
     help="One for each network, or one for all: a torchvision enum name, a state_dict file "
@@ -96,9 +121,11 @@ WEIGHTS = option(
 class WhichNetworks:
     """Networks, and the weights that they are loaded with."""
 
+    group: ClassVar[str] = "Network"
     arch: Sequence[str] = option(
         "-a",
         "--arch",
+        short=True,
         recorded=False,
         type=Names(),
         help="Networks: a torchvision name, timm:NAME, FILE.py:callable or digits:NAME.",
@@ -121,8 +148,10 @@ class WhichNetworks:
 class HowToPrune:
     """What is pruned as one piece, by which score, and how much; of a sweep, several of each."""
 
+    group: ClassVar[str] = PRUNED
     p_prune: Sequence[float] | float = option(
         "--p-prune",
+        short=True,
         numbers=float,
         help="Fraction that becomes candidates, lowest score first. A sweep takes lists 0,0.3,0.5 and ranges "
         "0:0.7:0.1 of all numbers.",
@@ -139,26 +168,38 @@ class HowToPrune:
     )
     granularity: Sequence[str] | str = option(
         "--granularity",
-        names=known("selection.pieces", "GRANULARITIES"),
+        short=True,
+        names=Known("selection.pieces", "GRANULARITIES"),
         help="What is pruned as one piece.",
     )
     criterion: Sequence[str] | str = option(
         "--criterion",
-        names=known("scores.criteria", "CRITERIA"),
+        short=True,
+        names=Known("scores.criteria", "CRITERIA"),
         default="magnitude",
         help="What the score of a weight is.",
     )
     scope: Sequence[str] | str | None = option(
         "--scope",
-        names=known("selection.scope", "SCOPES"),
+        short=True,
+        names=Known("selection.scope", "SCOPES"),
         default=None,
         help="Where the fraction holds: the network, each layer, each output (row), n of every m inputs, …  "
         "[default: global; layer for filters and channels; row for wanda]",
     )
     seed: Sequence[int] | int = option("--seed", numbers=int, default="0", help="Of random scores and draws.")
+    passes: Sequence[str] | str | None = option(
+        "--passes",
+        recorded=False,
+        short=True,
+        names=Known("application.placed", "PASSES"),
+        also={"global": "both", "gradient": "backward", "none": None},  # the original script's --prune_type
+        default="both",
+        help="Where pruned weights count as zero: both passes, or one. Backward alone costs no accuracy.",
+    )
     norm: str = option(
         "--norm",
-        type=Name(known("selection.pieces", "NORMS")),
+        type=Name(Known("selection.pieces", "NORMS")),
         default="l1",
         help="Scores of one piece are summed (l1) or averaged (mean).",
     )
@@ -176,13 +217,13 @@ class HowToPrune:
         "scales and shifts of their channels.",
     )
 
-    def settings(self, passes: str = "both") -> list[Setting]:
+    def settings(self) -> list[Setting]:
         """Every combination."""
         from prunus.evaluation.sweep import grid
 
         told = asdict(self)
         seeds = told.pop("seed")
-        return grid(**told, seeds=seeds, passes=passes)
+        return grid(**told, seeds=seeds)
 
     def recorded(self, scopes: Sequence[str]) -> dict[str, Any]:
         """As a results folder keeps it; without what is not used, as folders do that are older than that.
@@ -199,8 +240,13 @@ class HowToPrune:
 class WhichWeights:
     """Which weights are pruned."""
 
+    group: ClassVar[str] = PRUNED
     layers: Sequence[str] = option(
-        "--layers", type=Names(known("weights", "LAYERS")), default="Conv2d", help="Layer types to prune."
+        "--layers",
+        short=True,
+        type=Names(Known("weights", "LAYERS")),
+        default="Conv2d",
+        help="Layer types to prune.",
     )
     include: Sequence[str] | None = option(
         "--include", type=Names(), help="Prune only weights or modules of these names (wildcards)."
@@ -221,6 +267,7 @@ class WhichWeights:
 class Calibration:
     """For criteria that need more than the weights."""
 
+    group: ClassVar[str] = PRUNED
     calibration_images: int = option(
         "--calibration-images",
         type=click.IntRange(1),
@@ -233,8 +280,10 @@ class Calibration:
 class WhichImages:
     """Which images, and how they are read."""
 
+    group: ClassVar[str] = "Images"
     data: Path | None = option(
         "--data",
+        short=True,
         type=click.Path(path_type=Path),
         help="Folder of images in DATA/val/<class>/* and DATA/train; or a data set of torchvision that is on "
         "disk, CIFAR10:DIR; for attacks also DATA/images.csv (NIPS 2017), DATA/labels.csv (TransferAttack).",
@@ -294,8 +343,9 @@ class WhichImages:
 class Machine:
     """Where networks run."""
 
+    group: ClassVar[str] = RUN
     device: str | None = option(
-        "--device", help="cuda, cuda:1, mps or cpu.  [default: the first of them there is]"
+        "--device", short=True, help="cuda, cuda:1, mps or cpu.  [default: the first of them there is]"
     )
     gpu: int | None = option("--gpu", type=click.IntRange(0), help="The same as --device cuda:N.")
     amp: bool = option(
@@ -329,22 +379,16 @@ class Machine:
         return {"device": self.find().type, "amp": self.amp}
 
 
-def output_option(default: str | None) -> Callable[[Any], Any]:
+def output_option(default: str | None, **attributes: Any) -> Callable[[Any], Any]:
     """The argument `output`: a results folder, by default this one."""
     return click.option(
         "-o",
         "--output",
-        "--output-dir",
+        cls=Option,
+        group=RUN,
         type=click.Path(path_type=Path, file_okay=False),
         default=default,
-        help="Results folder. Started again, the command goes on where it stopped.",
+        help="Results folder. Started again, the command goes on where it stopped; asked for more, it adds "
+        "that.",
+        **attributes,
     )
-
-
-def show(made: Table) -> None:
-    """Print a table as wide as it is: a cut number would be a wrong one."""
-    from rich.console import Console
-
-    console = Console()
-    needed = console.measure(made, options=console.options.update(width=10_000)).maximum
-    Console(width=max(console.width, needed)).print(made)

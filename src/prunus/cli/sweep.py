@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import click
-
+from prunus.cli.command import command, tell_rows
 from prunus.cli.measuring import Measuring, measuring
-from prunus.cli.options import DIGITS, show
+from prunus.cli.options import DIGITS
 
 
-@click.command("sweep")
-@measuring(",".join(DIGITS), "0:0.9:0.1", "kernel,weight", "prunus-sweep", several=True)
+@command("sweep")
+@measuring(",".join(DIGITS), "prunus-sweep", several=True, p_prune="0:0.9:0.1", granularity="kernel,weight")
 def sweep_command(measuring: Measuring) -> None:
     """Accuracy against pruning ratio, as a table, files and pictures.
 
@@ -23,5 +22,6 @@ def sweep_command(measuring: Measuring) -> None:
     """
     from prunus.results.tables import table
 
-    show(table(measuring.rows()))
-    click.echo(f"\n{measuring.output}: results.csv, results.json; curve and layers as .png and .svg")
+    rows = measuring.rows()
+    made = f"\n{measuring.output}: results.csv, results.json; curve and layers as .png and .svg"
+    tell_rows(rows, table(rows), made)

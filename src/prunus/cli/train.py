@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
+from prunus.cli.command import command, tell_rows
+from prunus.cli.config import config_of
+from prunus.cli.names import Known
 from prunus.cli.options import (
     DIGITS,
+    UNSAID,
     Calibration,
     HowToPrune,
     Machine,
     WhichImages,
     WhichNetworks,
     WhichWeights,
-    known,
     option,
     output_option,
     recorded,
-    show,
     takes,
 )
 from prunus.cli.values import Name, Names, Rules
@@ -29,18 +31,21 @@ from prunus.cli.values import Name, Names, Rules
 if TYPE_CHECKING:
     from prunus.training.recipe import Recipe
 
-UNSAID = click.core.ParameterSource.DEFAULT
-
 
 @dataclass(frozen=True)
 class HowFar(HowToPrune):
     """The same for trainings, to which a seed is more."""
 
     p_prune: Sequence[float] | float = option(
-        "--to", "--p-prune", numbers=float, help="Fraction that is pruned at the end; one or several."
+        "--to",
+        "--p-prune",
+        short=True,
+        numbers=float,
+        help="Fraction that is pruned at the end; one or several.",
     )
     seed: Sequence[int] | int = option(
         "--seed",
+        short=True,
         numbers=int,
         default="0",
         help="Of initial weights, the order of images, augmentation and masks; one or several.",
@@ -51,9 +56,11 @@ class HowFar(HowToPrune):
 class HowToTrain:
     """By which methods is trained, and how."""
 
+    group: ClassVar[str] = "Training"
     schedule: Sequence[str] = option(
         "--schedule",
-        type=Names(known("training.methods", "METHODS")),
+        short=True,
+        type=Names(Known("training.methods", "METHODS")),
         default="one-shot,iterative,gradual,rigl,random",
         help="How networks come to their sparsity: by cutting and retraining, once (random: by chance) or "
         "in rounds; more and more while they train; or sparse from the start, with weights that regrow or "
@@ -61,13 +68,15 @@ class HowToTrain:
     )
     rewind: Sequence[str] = option(
         "--rewind",
-        type=Names(known("training.goingback", "WAYS_BACK")),
+        short=True,
+        type=Names(Known("training.goingback", "WAYS_BACK")),
         default="lr",
         help="What follows a cut: the learning rates of the last --retrain-epochs again (lr), from the "
         "weights there (weights) or from new ones (init); or the last rate throughout (none).",
     )
     backward: Sequence[str] = option(
         "--backward",
+        short=True,
         type=Rules(),
         default=(),
         help="Train under rules of prunus.sparse_backward, which prune passes while weights stay dense; in "
@@ -80,21 +89,24 @@ class HowToTrain:
         default=1,
         help="So many steps --backward keeps the same weights.",
     )
-    epochs: int = option("--epochs", type=click.IntRange(1), default=20, help="Of a whole training.")
+    epochs: int = option(
+        "--epochs", short=True, type=click.IntRange(1), default=20, help="Of a whole training."
+    )
     retrain_epochs: int | None = option(
         "--retrain-epochs", type=click.IntRange(1), help="After each cut.  [default: --epochs]"
     )
     optimizer: str = option(
-        "--optimizer", type=Name(known("training.optimizers", "OPTIMIZERS")), default="sgd", help="Its kind."
+        "--optimizer", type=Name(Known("training.optimizers", "OPTIMIZERS")), default="sgd", help="Its kind."
     )
     lr: float | None = option(
         "--lr",
+        short=True,
         type=click.FloatRange(0, min_open=True),
         help="Learning rate.  [default: 0.1 of sgd, else 0.001]",
     )
     lr_schedule: str = option(
         "--lr-schedule",
-        type=Name(known("training.learning_rates", "LEARNING_RATES")),
+        type=Name(Known("training.learning_rates", "LEARNING_RATES")),
         default="cosine",
         help="What comes of the learning rate.",
     )
@@ -104,7 +116,7 @@ class HowToTrain:
     weight_decay: float = option("--weight-decay", type=click.FloatRange(0), default=5e-4, help="Of all.")
     augment: Sequence[str] = option(
         "--augment",
-        type=Names(known("training.batches", "AUGMENTATIONS")),
+        type=Names(Known("training.batches", "AUGMENTATIONS")),
         default=(),
         help="What is done to images, at random: shift,flip for CIFAR.",
     )
@@ -160,10 +172,17 @@ class HowToTrain:
         return Recipe(**told, learning_rate=LEARNING_RATES[self.lr_schedule], batch_size=batch_size)
 
 
-@click.command("train")
+@command("train")
 @takes(WhichNetworks, "networks", arch=",".join(DIGITS), weights="none")
 @takes(HowToTrain, "training")
-@takes(HowFar, "how", several=True, p_prune="0.9,0.95", granularity="weight")
+@takes(
+    HowFar,
+    "how",
+    several=True,
+    without={"p_bern": "all candidates fall", "passes": "--backward has rules for passes"},
+    p_prune="0.9,0.95",
+    granularity="weight",
+)
 @takes(WhichWeights, "which")
 @takes(Calibration, "calibration")
 @takes(WhichImages, "images", batch_size=128)
@@ -202,15 +221,15 @@ def train_command(
     from prunus.results.trained import TRAINED, trained_table
     from prunus.training.experiment import Training
 
-    if context.get_parameter_source("p_bern") is click.core.ParameterSource.COMMANDLINE:
-        raise click.UsageError("p_bern has no meaning here: all candidates fall")
     loaded, process = networks.load(images), Process.here(backend=None)
     if all(network.bundled for network in loaded) and context.get_parameter_source("rate") is UNSAID:
         training = replace(training, rate=0.5)  # for fewer rounds
+        context.params["rate"] = 0.5
     if training.backward and context.get_parameter_source("schedule") is UNSAID:
         if context.get_parameter_source("p_prune") is not UNSAID:
             raise click.UsageError("--to has no meaning beside --backward alone: name a --schedule too")
         training = replace(training, schedule=())
+        context.params |= {"schedule": None, "p_prune": None}
     made = Training(
         networks=loaded,
         settings=how.settings(),
@@ -237,13 +256,15 @@ def train_command(
         "batch_size": images.batch_size,
         "trained": made.trained,
     }
-    rows = run(replace(made, options=options), TRAINED, output, options, process)
+    config = config_of(context)
+    rows = run(replace(made, options=options), TRAINED, output, options, process, config)
     if process.number == 0:
-        show(trained_table(rows))
-        click.echo(
+        tell_rows(
+            rows,
+            trained_table(rows),
             f"acc@1 in percent and seconds of training, as means over seeds; lost: against the dense network "
             f"of the same seed; [..] are 95% intervals over seeds.\n{output}: results.csv, summary.csv, "
-            f"results.json; accuracy and layers as .png and .svg; networks/*.pth"
+            f"results.json; accuracy and layers as .png and .svg; networks/*.pth",
         )
 
 

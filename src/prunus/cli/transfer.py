@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from prunus.checks import check_whole
+from prunus.cli.command import command, tell_rows
+from prunus.cli.config import config_of
+from prunus.cli.names import Known
 from prunus.cli.options import (
     DIGITS,
+    UNSAID,
     WEIGHTS,
     Machine,
     WhichImages,
     WhichNetworks,
     WhichWeights,
-    known,
     option,
     output_option,
     recorded,
-    show,
     takes,
 )
 from prunus.cli.values import Name, Names, Numbers, Pixels
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from prunus.transfer.published import Published
     from prunus.transfer.rows import TransferRow
 
-UNSAID = click.core.ParameterSource.DEFAULT
 OF_DIGITS: Mapping[str, Any] = {"eps": (48 / 255,), "count": 200, "batch_size": 200}
 
 
@@ -47,7 +48,7 @@ class Sum(click.ParamType[Any]):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """How `--help` shows the value."""
-        return f"[{'|'.join(known('transfer.attacks', 'PARTS')())}]+…"
+        return f"[{'|'.join(Known('transfer.attacks', 'PARTS').names)}]+…"
 
 
 class Methods(Names):
@@ -55,7 +56,7 @@ class Methods(Names):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """How `--help` shows the value."""
-        return f"[{'|'.join(known('transfer.methods', 'KINDS')())}][:STRENGTH],…"
+        return f"[{'|'.join(Known('transfer.methods', 'KINDS').names)}][:STRENGTH],…"
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,11 @@ class Attacks:
     A results folder can be added to: what it can grow by is not recorded.
     """
 
+    group: ClassVar[str] = "Attack"
     surrogates: Sequence[str] = option(
         "-s",
         "--surrogates",
+        short=True,
         recorded=False,
         type=Names(),
         default=",".join(DIGITS),
@@ -76,6 +79,7 @@ class Attacks:
     targets: Sequence[str] | None = option(
         "-t",
         "--targets",
+        short=True,
         recorded=False,
         type=Names(),
         help="Networks to be fooled.  [default: the surrogates]",
@@ -83,6 +87,7 @@ class Attacks:
     weights: Sequence[str] | None = WEIGHTS
     methods: Sequence[str] | None = option(
         "--methods",
+        short=True,
         recorded=False,
         type=Methods(),
         help="What is done to a surrogate; with a strength as dwp:0.7 or dwp:0.1:0.9:0.2.  [default: all]",
@@ -92,6 +97,7 @@ class Attacks:
     )
     attack: str = option(
         "--attack",
+        short=True,
         default="mi",
         type=Sum(),
         help="A sum of these, such as mi+di+ti (momentum comes with mi and ni), or torchattacks:CLASS, of "
@@ -99,11 +105,12 @@ class Attacks:
     )
     loss: str | None = option(
         "--loss",
-        type=Name(known("transfer.attacks", "LOSSES")),
+        type=Name(Known("transfer.attacks", "LOSSES")),
         help="What the attack follows.  [default: ce]",
     )
     eps: Sequence[float] = option(
         "--eps",
+        short=True,
         recorded=False,
         type=Pixels(several=True),
         default="16/255",
@@ -127,8 +134,9 @@ class Attacks:
     )
     goal: Sequence[str] = option(
         "--goal",
+        short=True,
         recorded=False,
-        type=Names(known("transfer.rows", "GOALS")),
+        type=Names(Known("transfer.rows", "GOALS")),
         default="untargeted,targeted",
         help="Away from the label, or to another.",
     )
@@ -141,6 +149,7 @@ class Attacks:
     )
     count: int = option(
         "--images",
+        short=True,
         type=click.IntRange(1),
         default=500,
         help="How many to attack, of those that all networks get right; 200 of the built-in digits.",
@@ -189,7 +198,7 @@ def _departures(context: click.Context, preset: Preset) -> list[str]:
     ]
 
 
-@click.command("transfer")
+@command("transfer")
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
@@ -237,6 +246,7 @@ def transfer_command(
         unsaid = {n: value for n, value in OF_DIGITS.items() if context.get_parameter_source(n) is UNSAID}
         images = replace(images, batch_size=unsaid.pop("batch_size", images.batch_size))
         attacks = replace(attacks, **unsaid)
+        context.params |= {**unsaid, "batch_size": images.batch_size}
     if min(attacks.eps) < 1 / 255 - 1e-9:
         raise click.BadParameter("images have 256 levels: the least is 1/255", param_hint="--eps")
     folder = None if attacks.discard_images else output / "images"
@@ -248,11 +258,12 @@ def transfer_command(
     options |= {"targets": [network.name for network in transfer.targets], "batch_size": images.batch_size}
     protocol = PRESETS[preset] if preset else None
     published = read_published(protocol.published) if protocol and protocol.published else None
-    rows = run(transfer, layout_beside(published), output, options, process)
+    rows = run(transfer, layout_beside(published), output, options, process, config_of(context))
     if process.number == 0:
-        _report(transfer, rows, output, published)
+        notes = [f"Published rows: {published.source}"] if published else []
         if otherwise := _departures(context, protocol) if protocol else ():
-            click.echo(f"Not the protocol of {preset}: {', '.join(otherwise)}")
+            notes.append(f"Not the protocol of {preset}: {', '.join(otherwise)}")
+        _report(transfer, rows, output, published, notes)
 
 
 def _load(attacks: Attacks, images: WhichImages) -> dict[str, Network]:
@@ -297,26 +308,29 @@ def _transfer(
 
 
 def _report(
-    transfer: Transfer, rows: Sequence[TransferRow], output: Path, published: Published | None
+    transfer: Transfer,
+    rows: Sequence[TransferRow],
+    output: Path,
+    published: Published | None,
+    notes: Sequence[str],
 ) -> None:
     from prunus.results.transfers import transfer_tables
 
-    for made in transfer_tables(rows, published):
-        show(made)
-        click.echo()
     victims = transfer.victims
     those = (
         "right or wrong before"
         if transfer.every
         else f"those of the first {victims.seen:,} that all networks classify correctly"
     )
-    click.echo(
+    tell_rows(
+        rows,
+        *(line for made in transfer_tables(rows, published) for line in (made, "")),
         f"Fooled, in percent of the {len(victims):,} images attacked: {those}. "
         f"[..] are 95% intervals over images; * marks white boxes, which `black box` leaves out.\n"
-        f"{output}: results.csv, summary.csv, results.json; transfer, gradients and strength as .png and .svg"
+        f"{output}: results.csv, summary.csv, results.json; transfer, gradients and strength as .png and "
+        f".svg",
+        *notes,
     )
-    if published:
-        click.echo(f"Published rows: {published.source}")
 
 
 def _attack(attacks: Attacks) -> Attack:

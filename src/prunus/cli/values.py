@@ -2,55 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from prunus.checks import names_of, spread
+from prunus.cli.names import Known
 
-Choices = Callable[[], Collection[str]]
+
+class Value(click.ParamType[Any]):
+    """A kind of value; none is converted while a shell completes a line, as that may import torch."""
+
+    def __call__(
+        self, value: Any, param: click.Parameter | None = None, ctx: click.Context | None = None
+    ) -> Any:
+        """The value in the type that the command takes."""
+        return value if ctx and ctx.resilient_parsing else super().__call__(value, param, ctx)
 
 
-class Name(click.ParamType[Any]):
-    """One of the names that `choices` gives when it is asked."""
+class Name(Value):
+    """One of the names in a table, or what `also` has in place of other words."""
 
     name = "name"
 
-    def __init__(self, choices: Choices) -> None:
-        self.choices = choices
+    def __init__(self, choices: Known, also: Mapping[str, str | None] | None = None) -> None:
+        self.choices, self.also = choices, also or {}
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """How `--help` shows the value."""
-        return f"[{'|'.join(names_of(self.choices()))}]"
+        return f"[{'|'.join(self.choices.names)}]"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The names that begin so."""
+        return _beginning(incomplete, self.choices)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The name, if it is one of them, in the spelling that the command takes for it."""
         if ctx and ctx.token_normalize_func:
             value = ctx.token_normalize_func(value)
+        if value in self.also:
+            return self.also[value]
         if value not in (choices := self.choices()):
             self.fail(f"{value!r} is not one of {', '.join(names_of(choices))}", param, ctx)
         return value
 
 
-class Names(click.ParamType[Any]):
-    """Comma-separated names, each of them one of those that `choices` gives, where it is there."""
+class Names(Value):
+    """Comma-separated names, each of them one of a table where one is given; `also` as of `Name`."""
 
     name = "names"
 
-    def __init__(self, choices: Choices | None = None) -> None:
-        self.choices = choices
+    def __init__(self, choices: Known | None = None, also: Mapping[str, str | None] | None = None) -> None:
+        self.choices, self.also = choices, also or {}
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """How `--help` shows the value."""
-        return f"[{'|'.join(names_of(self.choices()))}],…" if self.choices else "NAME,…"
+        return f"[{'|'.join(self.choices.names)}],…" if self.choices else "NAME,…"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """What was given before the last comma, with the names that may follow."""
+        before, comma, last = incomplete.rpartition(",")
+        return _beginning(last, self.choices, before + comma) if self.choices else []
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A tuple without duplicates."""
         if not isinstance(value, str):
             return value
-        names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+        given = [name.strip() for name in value.split(",") if name.strip()]
+        names = tuple(dict.fromkeys(self.also.get(name) or name for name in given))
         choices = self.choices() if self.choices else None
         for name in names:
             if choices and name not in choices:
@@ -60,7 +86,11 @@ class Names(click.ParamType[Any]):
         return names
 
 
-class FractionsOf(click.ParamType[Any]):
+def _beginning(text: str, choices: Known, before: str = "") -> list[CompletionItem]:
+    return [CompletionItem(before + name) for name in choices.names if name.startswith(text)]
+
+
+class FractionsOf(Value):
     """Comma-separated PATTERN=FRACTION, as one text without spaces, in which each is checked."""
 
     name = "PATTERN=FRACTION,…"
@@ -76,16 +106,14 @@ class FractionsOf(click.ParamType[Any]):
         return value
 
 
-class Rules(click.ParamType[Any]):
+class Rules(Value):
     """Comma-separated rules that prune passes, see `prunus.training.named_rules`, each of them checked."""
 
     name = "rules"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """How `--help` shows the value."""
-        from prunus.training.named_rules import NO_RULES, RULES
-
-        return f"[{'|'.join((NO_RULES, *RULES))}][:K][:random],…"
+        return f"[none|{'|'.join(Known('training.named_rules', 'RULES').names)}][:K][:random],…"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A tuple of the same texts without duplicates."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from prunus.checks import check_number, check_text, check_whole
 from prunus.evaluation.evaluate import Result
@@ -35,7 +35,25 @@ COLUMNS = (
 )
 
 
-VARIED = ("schedule", "rewind", "granularity", "criterion", "scope", "p_bern", "seed")
+# What a table has columns of, and a picture curves, where rows differ in it
+VARIED = (
+    "schedule",
+    "rewind",
+    "granularity",
+    "criterion",
+    "scope",
+    "norm",
+    "keep_at_least",
+    "coupled",
+    "p_prune_of",
+    "passes",
+    "p_bern",
+    "seed",
+)
+# The settings that rows tell by themselves, by which a results folder can grow; and what it is told in parts
+GROWS = ("p_prune", *(name for name in VARIED if name not in ("schedule", "rewind")))
+PARTS = ("networks", "training images")
+WORDS = ("schedule", "rewind", "granularity", "criterion", "scope", "norm", "passes")
 
 
 @dataclass(frozen=True)
@@ -90,6 +108,9 @@ class SweepRow:
         return cls(check_text("network", columns["network"]), Point(setting, result, layers))
 
 
+AnyRow = TypeVar("AnyRow", bound=SweepRow)
+
+
 @dataclass(frozen=True)
 class ProbeRow(SweepRow):
     """A point at which one group of weights was pruned alone; of the group "", the unpruned network.
@@ -131,3 +152,22 @@ class ProbeRow(SweepRow):
 def varied(rows: Sequence[SweepRow]) -> list[str]:
     """The settings, besides the ratio, in which the rows differ."""
     return [name for name in VARIED if len({row.columns().get(name) for row in rows}) > 1]
+
+
+def in_order(rows: Sequence[AnyRow], names: Sequence[str] = ("network", *VARIED, "group")) -> list[AnyRow]:
+    """As one run would have measured them: by these columns, values as they came, and by ratio."""
+    lines = [row.columns() for row in rows]
+    first = {
+        name: {value: at for at, value in enumerate(dict.fromkeys(line.get(name) for line in lines))}
+        for name in names
+    }
+
+    def place(at: int) -> tuple[float, ...]:
+        return (*(first[name][lines[at].get(name)] for name in names), lines[at]["p_prune"])
+
+    return [rows[at] for at in sorted(range(len(rows)), key=place)]
+
+
+def worded(name: str, value: object) -> str:
+    """A value of a setting in a title or legend: what is a word stands alone."""
+    return f"{value}" if name in WORDS else f"{name} {value}"

@@ -124,7 +124,7 @@ def grid(
     criterion: Sequence[str | Criterion] | str | Criterion = "magnitude",
     scope: Sequence[str | Scope] | str | Scope | None = None,
     norm: str = "l1",
-    passes: str = "both",
+    passes: Sequence[str] | str = "both",
     seeds: Sequence[int] | int = 0,
     keep_at_least: int = 0,
     coupled: bool = False,
@@ -132,10 +132,11 @@ def grid(
 ) -> list[Setting]:
     """Every combination, once; each argument is one value or several."""
     return [
-        Setting(p, bern, piece, how, where, norm, passes, seed, keep_at_least, coupled, p_prune_of)
+        Setting(p, bern, piece, how, where, norm, mode, seed, keep_at_least, coupled, p_prune_of)
         for piece in _several(granularity)
         for how in _several(criterion)
         for where in _several(scope)
+        for mode in _several(passes)
         for seed in _several(seeds)
         for bern in _several(p_bern)
         for p in _several(p_prune)
@@ -238,7 +239,7 @@ def sweep(
     criterion: Sequence[str | Criterion] | str | Criterion = "magnitude",
     scope: Sequence[str | Scope] | str | Scope | None = None,
     norm: str = "l1",
-    passes: str = "both",
+    passes: Sequence[str] | str = "both",
     seeds: Sequence[int] | int = 0,
     layers: Layers = (nn.Conv2d,),
     include: Patterns | None = None,
@@ -263,12 +264,12 @@ def sweep(
         norm: see `prunus.rank`; likewise `keep_at_least`, `coupled`, `layers`, `include`, `exclude`,
             `evidence`.
         example_inputs: for `coupled`; default of the loader's first.
-        passes: "both", "backward" or "forward".
+        passes: "both", "backward" or "forward", or several of them.
         amp: run under autocast in this dtype; default off.
         metric: measure this in place of accuracy, see `evaluate`.
 
     Returns:
-        Points in the order granularity, criterion, scope, seed, p_bern, p_prune: `.setting`,
+        Points in the order granularity, criterion, scope, passes, seed, p_bern, p_prune: `.setting`,
         `.result` (see `evaluate`), `.pruned_fraction`, `.layers`.
 
     Raises:

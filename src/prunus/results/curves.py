@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from prunus.evaluation.rows import SweepRow, varied
+from prunus.evaluation.rows import GROWS, PARTS, SweepRow, in_order, varied, worded
 from prunus.results.folder import Layout
 from prunus.results.panels import Panel, heat_map
 
@@ -24,11 +24,7 @@ def _curves(rows: Sequence[SweepRow]) -> Iterator[tuple[str, list[str], list[Swe
         columns = row.columns()
         curves.setdefault((row.network, *(f"{columns[name]}" for name in apart)), []).append(row)
     for (network, *values), members in curves.items():
-        names = [
-            f"p_bern {value}" if name == "p_bern" else value
-            for name, value in zip(apart, values, strict=True)
-        ]
-        yield network, names, members
+        yield network, [worded(*pair) for pair in zip(apart, values, strict=True)], members
 
 
 def curve(rows: Sequence[SweepRow]) -> Figure:
@@ -88,4 +84,4 @@ def layers(rows: Sequence[SweepRow]) -> Figure:
     return heat_map(panels, 1, "p_prune", "pruned fraction of the layer")
 
 
-SWEEP = Layout(SweepRow.read, {"curve": curve, "layers": layers})
+SWEEP = Layout(SweepRow.read, {"curve": curve, "layers": layers}, order=in_order, grows=GROWS, parts=PARTS)

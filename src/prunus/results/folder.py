@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import platform
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -43,6 +43,9 @@ class Layout(Generic[R]):
     figures: Mapping[str, Callable[[Sequence[R]], Figure]]
     summary: Callable[[Sequence[R]], list[dict[str, Any]]] | None = None
     check: Callable[[Sequence[R]], None] | None = None  # raises where rows do not go together
+    order: Callable[[Sequence[R]], Sequence[R]] = list  # what is shown, however the folder came to it
+    grows: Collection[str] = ()  # settings that every row tells by itself: a folder may hold several of each
+    parts: Collection[str] = ()  # those of which another run may know another part, as of some networks
 
 
 class ResultsFolder(Generic[R]):
@@ -50,7 +53,8 @@ class ResultsFolder(Generic[R]):
 
     Args:
         path: a folder, made if missing.
-        settings: all that decides the results; a folder holds those of one set of settings.
+        settings: all that decides the results; but for those by which the layout lets it grow, a folder
+            holds results of the same.
         layout: of the rows.
         part: where several processes write to one folder, the number of this one. Each has a file of its
             own until number 0, after all the others, finishes.
@@ -83,7 +87,7 @@ class ResultsFolder(Generic[R]):
         with _reading(file):
             stored = json.loads(file.read_text(encoding="utf-8"))
             before, points = {**stored["settings"]}, [*stored["points"]]
-        self._check_settings(before)  # first, since rows of another version may look different
+        self.settings = self._joined(before)  # first, since rows of another version may look different
         with _reading(file):
             rows = [self._row(point) for point in points]
             if self.layout.check:
@@ -99,13 +103,21 @@ class ResultsFolder(Generic[R]):
             raise ValueError("a row that was changed by hand")
         return row
 
-    def _check_settings(self, before: Mapping[str, Any]) -> None:
-        for key in sorted({*before, *self.settings}):
-            if before.get(key) != self.settings.get(key):
+    def _joined(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of what the folder holds and of what comes, where they go together."""
+        now, joined = self.settings, {**before, **self.settings}
+        for key in sorted({*before, *now}):
+            was, comes = before.get(key), now.get(key)
+            if key in self.layout.grows:
+                joined[key] = was if was == comes else _either(was, comes)
+            elif key in self.layout.parts and _agree(was, comes):
+                joined[key] = {**was, **comes} if isinstance(was, dict) and comes else comes or was
+            elif was != comes:
                 raise ValueError(
-                    f"{self.path} holds results of other settings: {key:.50} was {before.get(key)!r:.300}, "
-                    f"now {self.settings.get(key)!r:.300}; choose another folder with -o"
+                    f"{self.path} holds results of other settings: {key:.50} was {was!r:.300}, "
+                    f"now {comes!r:.300}; choose another folder with -o"
                 )
+        return joined
 
     def add(self, *rows: R) -> None:
         """Keep more rows: they are on disk when this returns, as JSON and (of a single process) CSV."""
@@ -123,7 +135,7 @@ class ResultsFolder(Generic[R]):
 
     def finish(self) -> None:
         """Write all that is made from the rows of all parts: the CSV, and the pictures as PNG and SVG."""
-        self.rows = self.read()
+        self.rows = list(self.layout.order(self.read()))
         self._own = list(self.rows)
         self._write_json(self.rows)
         for part in self.path.glob("results.part*.json"):
@@ -145,6 +157,25 @@ class ResultsFolder(Generic[R]):
             writer = csv.DictWriter(file, list(lines[0]))
             writer.writeheader()
             writer.writerows(lines)
+
+
+def _either(was: Any, comes: Any) -> list[Any]:
+    """One value or several of each, together."""
+    first, second = ([] if v is None else v if isinstance(v, list) else [v] for v in (was, comes))
+    return [*first, *(value for value in second if value not in first)]
+
+
+def _agree(was: Any, comes: Any) -> bool:
+    """Whether two are the same in what both know."""
+    if isinstance(was, dict) and isinstance(comes, dict):
+        return all(value == comes[name] for name, value in was.items() if name in comes)
+    return was is None or comes is None or was == comes
+
+
+def write_config(folder: Path, config: str) -> None:
+    """Keep the options of a run, as `--config` takes them."""
+    with whole_file(folder / "config.toml") as partial:
+        partial.write_text(config, encoding="utf-8")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from prunus.evaluation.rows import ProbeRow, varied
+from prunus.evaluation.rows import GROWS, PARTS, ProbeRow, in_order, varied, worded
 from prunus.evaluation.sensitivity import Probe, Sensitivity
 from prunus.results.folder import Layout
 from prunus.results.panels import Panel, heat_map
@@ -20,7 +20,7 @@ def panels(rows: Sequence[ProbeRow]) -> Iterator[tuple[str, Sensitivity]]:
     found: dict[tuple[str, ...], list[ProbeRow]] = {}
     for row in rows:
         columns = row.columns()
-        found.setdefault((row.network, *(str(columns[name]) for name in apart)), []).append(row)
+        found.setdefault((row.network, *(worded(name, columns[name]) for name in apart)), []).append(row)
     for names, members in found.items():
         clean = next((row.point.result for row in members if not row.group), None)
         probes = [_probe(row) for row in members if row.group]
@@ -71,4 +71,4 @@ def heat(rows: Sequence[ProbeRow]) -> Figure:
     return heat_map(drawn, 100, "p_prune of this group alone", "top-1 accuracy (%)", abreast=3)
 
 
-SENSITIVITY = Layout(ProbeRow.read, {"sensitivity": heat})
+SENSITIVITY = Layout(ProbeRow.read, {"sensitivity": heat}, order=in_order, grows=GROWS, parts=PARTS)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from prunus.processes import Process
 from prunus.progress import Monitor
-from prunus.results.folder import Layout, ResultsFolder, Row
+from prunus.results.folder import Layout, ResultsFolder, Row, write_config
 
 ItemT = TypeVar("ItemT", bound=Hashable)
 RowT = TypeVar("RowT", bound=Row)
@@ -43,6 +43,7 @@ def run(
     output: Path | None,
     options: Mapping[str, Any],
     process: Process | None = None,
+    config: str = "",
 ) -> Sequence[RowT]:
     """Measure every item; with an output folder, every item that it does not hold yet.
 
@@ -52,15 +53,21 @@ def run(
         output: results folder, made if missing; each item is on disk as soon as it is measured.
         options: by which, and by `experiment.record()`, the folder knows that the results are the same.
         process: of several, this one, which does its part, by default all; number 0 finishes the folder.
+        config: the options as a file, see `prunus.cli.config`, which the folder keeps.
+
+    Returns:
+        All rows that the folder holds, those of earlier runs too.
 
     Raises:
-        KeyboardInterrupt: when interrupted; its message says where what was finished is.
+        KeyboardInterrupt: when interrupted; its message says what is saved, and where.
         ValueError: the folder holds results of something else.
     """
     process = process or Process()
     record = {**options, **experiment.record()}
     part = 0 if experiment.together else process.number
     folder = ResultsFolder(output, record, layout, part) if output else None
+    if folder and config and process.number == 0:
+        write_config(folder.path, config)
     rows = list(folder.rows) if folder else []
     held = {row.item for row in rows}
     # Divided before what is done is left out, or the processes would not divide the same list
@@ -80,12 +87,30 @@ def run(
         if folder and folder.rows and process.count == 1:
             with suppress(Exception):  # which would hide the error
                 folder.finish()
-        if folder and folder.rows and isinstance(error, KeyboardInterrupt):
-            saved = f"What was finished is saved in {folder.path}; run again to go on."
-            raise KeyboardInterrupt(saved) from None
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(_saved(folder, mine, experiment.what, str(error))) from None
         raise
     process.wait()
     if folder and process.number == 0:
         folder.finish()
         return folder.rows
     return rows
+
+
+def _saved(folder: ResultsFolder[Any] | None, items: Sequence[Any], what: str, besides: str) -> str:
+    """What an interrupted run has left behind.
+
+    Args:
+        folder: results folder, if there is one.
+        items: all that were to be measured.
+        what: they are called.
+        besides: what is saved of the one under way, if something is.
+    """
+    if folder is None:
+        return "Nothing is saved without a results folder, -o."
+    held = {row.item for row in folder.rows}
+    count = sum(item in held for item in items)
+    if not count and not besides:
+        return "Nothing was saved yet."
+    also = f", and {besides}" if besides else ""
+    return f"{count:,} of {len(items):,} {what} are saved in {folder.path}{also}; run again to go on."

@@ -11,11 +11,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from prunus.files import whole_file
+from prunus.results.folder import write_config
 
 
-def write_speeds(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """As bench.csv, bench.json, bench.png and bench.svg."""
+def write_speeds(rows: Sequence[Mapping[str, Any]], folder: Path, config: str) -> None:
+    """As bench.csv, bench.json, bench.png and bench.svg; and config.toml, of these options."""
     folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder, config)
     with whole_file(folder / "bench.json") as partial:
         partial.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     with (

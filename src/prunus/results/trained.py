@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from prunus.evaluation.rows import in_order
 from prunus.evaluation.statistics import mean_over
 from prunus.results.folder import Layout
 from prunus.results.panels import Panel, heat_map
-from prunus.training.rows import DENSE, Run, TrainRow
+from prunus.training.rows import DENSE, GROWS, Run, TrainRow
 
 
 @dataclass(frozen=True)
@@ -165,4 +167,12 @@ def _summary(rows: Sequence[TrainRow]) -> list[dict[str, Any]]:
     return [outcome.columns() for outcome in outcomes(rows)]
 
 
-TRAINED = Layout(TrainRow.read, {"accuracy": accuracy, "layers": layers}, _summary)
+ORDER = ("network", "seed", "schedule", "rewind", "backward", "granularity", "criterion", "scope")
+TRAINED = Layout(
+    TrainRow.read,
+    {"accuracy": accuracy, "layers": layers},
+    _summary,
+    order=partial(in_order, names=ORDER),
+    grows=GROWS,
+    parts=("mask_every",),  # of those that train by --backward
+)

@@ -39,7 +39,7 @@ from prunus.training.goingback import WAYS_BACK, Start
 from prunus.training.methods import METHODS, Subject
 from prunus.training.named_rules import NO_RULES, read_rules
 from prunus.training.recipe import Plan, Recipe
-from prunus.training.rows import DENSE, Run, TrainRow
+from prunus.training.rows import DENSE, GROWS, Run, TrainRow
 from prunus.verbs import apply_masks, make_masks
 
 
@@ -144,7 +144,7 @@ class Training(Measurement):
         """One row a training, and none where another process makes it."""
         for run in items:
             network = self._by_name[run.network]
-            fit = self._fit(run, network, monitor)
+            fit = self._fit_or_tell(run, network, monitor)
             yield [] if self.process.number else [self._row(run, fit, network, monitor)]
             if not run.is_dense:  # with which others are still to begin
                 self._checkpoint(run).delete()
@@ -209,13 +209,23 @@ class Training(Measurement):
             raise ValueError(f"{run}: {error}") from error
         return fit
 
+    def _fit_or_tell(self, run: Run, network: Network, monitor: Monitor) -> Fit:
+        """The same; interrupted, it says what is saved of it."""
+        try:
+            return self._fit(run, network, monitor)
+        except KeyboardInterrupt:
+            if self._checkpoint(run).path.exists():
+                raise KeyboardInterrupt(f"{run} up to its last checkpoint") from None
+            raise
+
     def _checkpoint(self, run: Run) -> Checkpoint:
         return Checkpoint(self._path(f"checkpoints/{self._digest}", run), self.process, self.every)
 
     @cached_property
     def _digest(self) -> str:
-        """Of all that decides the results."""
-        told = json.dumps({**self.options, **self.record()}, sort_keys=True)
+        """Of all that decides the results of any training."""
+        options = {name: value for name, value in self.options.items() if name not in GROWS}
+        told = json.dumps({**options, **self.record()}, sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def _prepared(self, run: Run, network: Network, monitor: Monitor) -> Fit:

@@ -12,6 +12,8 @@ from prunus.evaluation.sweep import Setting
 from prunus.training.methods import METHODS
 
 DENSE = "dense"
+# The settings that rows tell by themselves, by which a results folder can grow
+GROWS = ("p_prune", "seed", "schedule", "rewind", "backward", "granularity", "criterion", "scope")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Run:
         return " ".join(part for part in parts if part)
 
     def __str__(self) -> str:
-        amount = "" if self.schedule == DENSE else f" to {self.setting.p_prune:g}"
+        amount = "" if self.schedule == DENSE else f" to {self.setting.p_prune:.15g}"  # files are named by it
         return f"{self.network} {self.how}{amount} seed {self.setting.seed}"
 
 
