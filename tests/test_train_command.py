@@ -328,8 +328,12 @@ def test_rules_beside_schedules(tmp_path: Path, capsys: pytest.CaptureFixture[st
     for line in csv.DictReader((tmp_path / "summary.csv").open()):
         assert (line["lost"] == "") == (line["how"] == "dense")
         assert float(line["seconds"]) > 0
+    capsys.readouterr()
+    assert train(*command, "--backward", "magnitude:0.5", "--schedule", "gradual", "--to", "0.5") == 0
+    assert capsys.readouterr().err == ""  # all is there, and more
+    command = [*command, "--mask-every", "2"]
     assert train(*command, "--backward", "magnitude:0.5", "--schedule", "gradual", "--to", "0.5") == 1
-    assert "backward was ['none', 'magnitude:0.5'], now ['magnitude:0.5']" in capsys.readouterr().err
+    assert "mask_every was 1, now 2" in capsys.readouterr().err
 
 
 def test_rows_of_earlier_versions(tmp_path: Path) -> None:
