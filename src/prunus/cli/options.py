@@ -19,11 +19,11 @@ from prunus.cli.values import FractionsOf, Name, Names, Numbers
 
 if TYPE_CHECKING:
     import torch
-    from rich.table import Table
 
-    from prunus.evaluation.sweep import Setting
+    from prunus.evaluation.points import Setting
     from prunus.inputs.images import Source
     from prunus.inputs.networks import Network
+    from prunus.table import Table
     from prunus.weights import Which
 
 DIGITS = ("digits:plain", "digits:residual")
@@ -180,9 +180,7 @@ class HowToPrune:
         """Every combination."""
         from prunus.evaluation.sweep import grid
 
-        told = asdict(self)
-        seeds = told.pop("seed")
-        return grid(**told, seeds=seeds, passes=passes)
+        return grid(**asdict(self), passes=passes)
 
     def recorded(self, scopes: Sequence[str]) -> dict[str, Any]:
         """As a results folder keeps it; without what is not used, as folders do that are older than that.
@@ -342,9 +340,6 @@ def output_option(default: str | None) -> Callable[[Any], Any]:
 
 
 def show(made: Table) -> None:
-    """Print a table as wide as it is: a cut number would be a wrong one."""
-    from rich.console import Console
-
-    console = Console()
-    needed = console.measure(made, options=console.options.update(width=10_000)).maximum
-    Console(width=max(console.width, needed)).print(made)
+    """Print a table, on a terminal with a bold head."""
+    for number, line in enumerate(str(made).splitlines()):
+        click.secho(line, bold=number == bool(made.title))

@@ -32,9 +32,10 @@ def sensitivity_command(
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{name} has no meaning here: all candidates of one group are pruned")
     from prunus.evaluation.experiment import Probing
-    from prunus.results.heat import SENSITIVITY, ranked_table
+    from prunus.results.heat import SENSITIVITY
+    from prunus.results.tables import ranked_tables
 
     rows = measuring.run(Probing, SENSITIVITY, groups=groups)
-    for made in ranked_table(rows):
+    for made in ranked_tables(rows):
         show(made)
     click.echo(f"\n{measuring.output}: results.csv, results.json; sensitivity as .png and .svg")

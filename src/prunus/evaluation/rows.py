@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
 
 from prunus.checks import check_number, check_text, check_whole
 from prunus.evaluation.evaluate import Result
-from prunus.evaluation.sweep import Point, Setting
+from prunus.evaluation.points import Point, Probe, Setting
 
 COLUMNS = (
     "network",
@@ -19,6 +21,7 @@ COLUMNS = (
     "acc1",
     "acc5",
     "loss",
+    "metric",
     "correct",
     "images",
     "correct5",
@@ -56,14 +59,12 @@ class SweepRow:
         values = {
             "network": self.network,
             "pruned_fraction": round(point.pruned_fraction, 6),
-            "acc1": round(result.top1, 4),
-            "acc5": round(result.top5, 4),
             "pruned": point.pruned,
             "weights": point.weights,
-            **asdict(result),
-            **asdict(point.setting),
+            **_measured(result),
+            **{field.name: _named(getattr(point.setting, field.name)) for field in fields(point.setting)},
         }
-        return {column: values[column] for column in COLUMNS}
+        return {column: values[column] for column in COLUMNS if column in values}
 
     def stored(self) -> dict[str, Any]:
         """What `read` makes the row of, as JSON can keep it."""
@@ -76,10 +77,13 @@ class SweepRow:
         Raises:
             KeyError, TypeError, ValueError: `stored` gives no such thing.
         """
-        for name in ("seed", "images", "correct", "correct5"):
+        counted = () if "metric" in columns else ("correct", "correct5")
+        for name in ("seed", "images", *counted):
             check_whole(name, columns[name])
-        check_number("loss", columns["loss"])
-        result = Result(**{name: columns[name] for name in Result.__dataclass_fields__ if name in columns})
+        what = "loss" if counted else "metric"
+        check_number(what, columns[what])
+        known: dict[str, Any] = {field.name: columns.get(field.name) for field in fields(Result)}
+        result = Result(**known)
         lacking = {"keep_at_least": 0, "coupled": False, "p_prune_of": ""}  # in rows of earlier versions
         known = {**lacking, **columns}
         setting = Setting(**{name: known[name] for name in Setting.__dataclass_fields__})
@@ -88,6 +92,18 @@ class SweepRow:
             for name, (pruned, weights) in columns["layers"].items()
         }
         return cls(check_text("network", columns["network"]), Point(setting, result, layers))
+
+
+def _measured(result: Result) -> dict[str, Any]:
+    if result.metric is not None:
+        return {"images": result.images, "metric": result.metric}
+    counts = {field.name: getattr(result, field.name) for field in fields(result)[:4]}
+    return {"acc1": round(result.top1, 4), "acc5": round(result.top5, 4), **counts}
+
+
+def _named(value: Any) -> Any:
+    """A criterion or scope that is a function, by its name."""
+    return getattr(value, "__qualname__", value)
 
 
 @dataclass(frozen=True)
@@ -101,6 +117,13 @@ class ProbeRow(SweepRow):
 
     group: str
     predicted: float
+
+    @property
+    def probe(self) -> Probe:
+        """What was found, without the network and the setting."""
+        point = self.point
+        p_prune = point.setting.p_prune
+        return Probe(self.group, p_prune, point.pruned, point.weights, self.predicted, point.result)
 
     @property
     def item(self) -> Any:
@@ -126,6 +149,24 @@ class ProbeRow(SweepRow):
             check_number("predicted", columns["predicted"]),
         )
         return cls(row.network, row.point, group, predicted)
+
+
+RowT = TypeVar("RowT", bound=SweepRow)
+
+
+def read_rows(folder: Path, read: Callable[[Mapping[str, Any]], RowT]) -> list[RowT]:
+    """The rows of a results folder that is finished.
+
+    Raises:
+        FileNotFoundError: there is no results.json.
+        ValueError: these are other results, or damaged.
+    """
+    file = folder / "results.json"
+    text = file.read_text(encoding="utf-8")
+    try:
+        return [read(point) for point in json.loads(text)["points"]]
+    except Exception as error:  # damaged files make for nearly any
+        raise ValueError(f"{file} does not hold such results: {error!r:.300}") from error
 
 
 def varied(rows: Sequence[SweepRow]) -> list[str]:

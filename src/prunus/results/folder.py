@@ -121,6 +121,12 @@ class ResultsFolder(Generic[R]):
             text = json.dumps({"settings": self.settings, "points": points}, indent=1)
             partial.write_text(text, encoding="utf-8")
 
+    def replace(self, rows: Sequence[R]) -> None:
+        """Hold these rows and no others, and finish."""
+        self.rows, self._own = [], []
+        self.add(*rows)
+        self.finish()
+
     def finish(self) -> None:
         """Write all that is made from the rows of all parts: the CSV, and the pictures as PNG and SVG."""
         self.rows = self.read()

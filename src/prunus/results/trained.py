@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.table import Table
 
 from prunus.evaluation.statistics import mean_over
 from prunus.results.folder import Layout
 from prunus.results.panels import Panel, heat_map
+from prunus.table import Table
 from prunus.training.rows import DENSE, Run, TrainRow
 
 
@@ -88,18 +88,14 @@ def outcomes(rows: Sequence[TrainRow]) -> list[Outcome]:
 
 def trained_table(rows: Sequence[TrainRow]) -> Table:
     """Network, way, fraction, epochs and seconds, acc@1 and loss against dense, with intervals over seeds."""
-    made = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("network", "trained"):
-        made.add_column(name, no_wrap=True)
-    for name in ("fraction", "epochs", "seconds", "acc@1", "lost"):
-        made.add_column(name, justify="right", no_wrap=True)
+    lines = []
     for outcome in outcomes(rows):
         several = len(outcome.rows) > 1
         cells = [_shown(part, several) for part in (outcome.top1, outcome.lost)]
         seconds = "" if outcome.seconds is None else f"{outcome.seconds:.1f}"
         first = [outcome.run.network, outcome.run.how, f"{outcome.fraction:.4f}"]
-        made.add_row(*first, str(outcome.rows[0].epochs), seconds, *cells)
-    return made
+        lines.append([*first, str(outcome.rows[0].epochs), seconds, *cells])
+    return Table(("network", "trained", "fraction", "epochs", "seconds", "acc@1", "lost"), lines, named=2)
 
 
 def _shown(part: tuple[float, float] | None, several: bool) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.table import Table
 
 from prunus.evaluation.statistics import Shares, gain, wilson
 from prunus.results.folder import Layout
+from prunus.table import Table
 from prunus.transfer.methods import KINDS, PLAIN, Method
 from prunus.transfer.rows import TransferRow, check_rows, goal_of
 from prunus.transfer.summaries import Key, Summary, black_box, summarize, summary_lines
@@ -34,26 +34,25 @@ def transfer_tables(rows: Sequence[TransferRow]) -> Iterator[Table]:
     found = summarize(rows)
     targets = list(dict.fromkeys(row.target for row in rows))
     for panel in panels(rows):
-        made = Table(title=title(panel), title_justify="left", box=None, pad_edge=False)
-        for column in ("surrogate", "method"):
-            made.add_column(column, no_wrap=True)
-        for column in (*targets, "black box", "minus plain", "minus random", "s/image"):
-            made.add_column(column, justify="right", no_wrap=True)
+        head = ("surrogate", "method", *targets, "black box", "minus plain", "minus random", "s/image")
+        lines = []
         for surrogate, method in dict.fromkeys((key.surrogate, key.method) for key in found):
             summaries = [found.get(Key(*panel, surrogate, method, target)) for target in targets]
             first = next((summary for summary in summaries if summary), None)
             if first:
                 shares = black_box(found, *panel, surrogate, method)
                 against = (PLAIN if method != PLAIN else None, method.control)
-                made.add_row(
-                    surrogate,
-                    method.name,
-                    *(_rate(summary) if summary else "" for summary in summaries),
-                    f"{100 * float(shares.mean()):.1f}" if shares is not None else "",
-                    *(_gain(shares, black_box(found, *panel, surrogate, other)) for other in against),
-                    f"{first.seconds_per_image:.3f}",
+                lines.append(
+                    [
+                        surrogate,
+                        method.name,
+                        *(_rate(summary) if summary else "" for summary in summaries),
+                        f"{100 * float(shares.mean()):.1f}" if shares is not None else "",
+                        *(_gain(shares, black_box(found, *panel, surrogate, other)) for other in against),
+                        f"{first.seconds_per_image:.3f}",
+                    ]
                 )
-        yield made
+        yield Table(head, lines, named=2, title=title(panel))
 
 
 def _rate(summary: Summary) -> str:
