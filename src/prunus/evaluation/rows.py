@@ -53,6 +53,11 @@ class SweepRow:
         """The network and the setting."""
         return self.network, self.point.setting
 
+    @property
+    def value(self) -> float:
+        """Top-1 accuracy in percent, or the metric."""
+        return value_of(self.point.result)
+
     def columns(self) -> dict[str, Any]:
         """Every column of the CSV by name."""
         point, result = self.point, self.point.result
@@ -92,6 +97,15 @@ class SweepRow:
             for name, (pruned, weights) in columns["layers"].items()
         }
         return cls(check_text("network", columns["network"]), Point(setting, result, layers))
+
+
+def value_of(result: Result) -> float:
+    """Top-1 accuracy in percent, or the metric.
+
+    Raises:
+        TypeError, ValueError: a metric that is no number.
+    """
+    return result.top1 if result.metric is None else float(result.metric)
 
 
 def _measured(result: Result) -> dict[str, Any]:

@@ -59,10 +59,7 @@ class Shown(ABC):
         rows = self._some_rows()
         figures = self._layout().figures
         draw = choose("picture", next(iter(figures)) if picture is None else picture, figures)
-        figure = draw(rows)
-        if size:
-            figure.set_size_inches(size)
-        return figure
+        return draw(rows, size=size)
 
     def to_pandas(self) -> pandas.DataFrame:
         """A data frame: a line for each measurement, with the columns of results.csv.

@@ -40,7 +40,7 @@ class Layout(Generic[R]):
     """How the rows of one kind of results are read, and which pictures and summary are made of them."""
 
     read: Callable[[Mapping[str, Any]], R]
-    figures: Mapping[str, Callable[[Sequence[R]], Figure]]
+    figures: Mapping[str, Callable[..., Figure]]  # of rows
     summary: Callable[[Sequence[R]], list[dict[str, Any]]] | None = None
     check: Callable[[Sequence[R]], None] | None = None  # raises where rows do not go together
 

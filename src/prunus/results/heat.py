@@ -7,22 +7,26 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from prunus.evaluation.rows import ProbeRow
+from prunus.evaluation.rows import ProbeRow, value_of
 from prunus.results.folder import Layout
 from prunus.results.panels import Panel, heat_map
-from prunus.results.tables import panels
+from prunus.results.tables import panels, shown
 
 
-def heat(rows: Sequence[ProbeRow]) -> Figure:
+def heat(rows: Sequence[ProbeRow], size: tuple[float, float] | None = None) -> Figure:
     """Accuracy by group, in the order of the network, and ratio: a panel for each way to prune a network."""
-    drawn = []
+    drawn, by_metric = [], False
     for title, found in panels(rows):
+        by_metric = found.clean.metric is not None
         ratios = sorted({probe.p_prune for probe in found.probes})
-        tops = {(probe.group, probe.p_prune): probe.result.top1 for probe in found.probes}
-        values = np.array([[tops.get((group, p), np.nan) for p in ratios] for group in found.groups])
-        name = f"{title} ({found.clean.top1:.2f}% unpruned)"
-        drawn.append(Panel(name, values, list(found.groups), [f"{p:g}" for p in ratios]))
-    return heat_map(drawn, 100, "p_prune of this group alone", "top-1 accuracy (%)", abreast=3)
+        values = {(probe.group, probe.p_prune): value_of(probe.result) for probe in found.probes}
+        matrix = np.array([[values.get((group, p), np.nan) for p in ratios] for group in found.groups])
+        names = [group.removesuffix(".weight") for group in found.groups]
+        name = f"{title} ({shown(found.clean)}{'' if by_metric else '%'} unpruned)"
+        drawn.append(Panel(name, matrix, names, [f"{p:g}" for p in ratios]))
+    what = "metric" if by_metric else "top-1 accuracy (%)"
+    most = max((np.nanmax(panel.values) for panel in drawn), default=1.0) if by_metric else 100
+    return heat_map(drawn, most, "p_prune of this group alone", what, "{:.3g}".format, abreast=3, size=size)
 
 
 SENSITIVITY = Layout(ProbeRow.read, {"sensitivity": heat})

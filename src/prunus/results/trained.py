@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 
 from prunus.evaluation.statistics import mean_over
 from prunus.results.folder import Layout
-from prunus.results.panels import Panel, heat_map
+from prunus.results.legends import legend_outside
+from prunus.results.palette import MARKERS, color, plain
+from prunus.results.panels import Panel, heat_map, layer_name, percent
 from prunus.table import Table
 from prunus.training.rows import DENSE, Run, TrainRow
 
@@ -111,39 +113,41 @@ def accuracy(rows: Sequence[TrainRow]) -> Figure:
     for outcome in outcomes(rows):
         by_network.setdefault(outcome.run.network, []).append(outcome)
     figure = Figure(figsize=(1 + 5.2 * len(by_network), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(by_network), squeeze=False)[0]
+    panels = figure.subplots(1, len(by_network), squeeze=False, sharey=True)[0]
+    handles: dict[str, Any] = {}
+    ways: dict[str, int] = {}
     for axes, (network, found) in zip(panels, by_network.items(), strict=True):
         lines: dict[str, list[Outcome]] = {}
         for outcome in found:
             lines.setdefault(outcome.run.how, []).append(outcome)
-        for number, (how, points) in enumerate(lines.items()):
+        for how, points in lines.items():
             points = sorted(points, key=lambda outcome: outcome.fraction)
             if points[0].run.is_dense:
-                axes.axhline(points[0].top1[0], color="0.4", linestyle="--", label=how)
+                handles[how] = axes.axhline(points[0].top1[0], color="0.4", linestyle="--")
                 continue
-            axes.errorbar(
+            number = ways.setdefault(how, len(ways))
+            handles[how] = axes.errorbar(
                 [100 * point.fraction for point in points],
                 [point.top1[0] for point in points],
                 [point.top1[1] for point in points],
-                label=how,
-                color=f"C{number % 10}",
-                marker="os^Dv*"[number % 6],
+                color=color(number),
+                marker=MARKERS[number % len(MARKERS)],
                 markersize=4,
                 capsize=2,
             )
-        axes.set_title(network, fontsize=10)
+        axes.set_title(plain(network), fontsize=10)
         axes.set_xlabel("pruned weights (%)")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("top-1 accuracy (%)")
-    panels[-1].legend(frameon=False, fontsize=8)
+    legend_outside(figure, handles)
     return figure
 
 
 def layers(rows: Sequence[TrainRow]) -> Figure:
     """Pruned fraction of every layer after every epoch: a panel for each way, to its last amount."""
     last = {(outcome.run.network, outcome.run.how): outcome.rows[0] for outcome in outcomes(rows)}
-    return heat_map(list(_over_time(last.values())), 1, "epoch", "pruned fraction of the layer")
+    return heat_map(list(_over_time(last.values())), 1, "epoch", "pruned fraction of the layer", percent)
 
 
 def _over_time(rows: Any) -> Iterator[Panel]:
@@ -154,7 +158,8 @@ def _over_time(rows: Any) -> Iterator[Panel]:
                 [epoch.get(name, 0) / total for epoch in row.over_time] for name, total in totals.items()
             ]
             epochs = [str(number + 1) for number in range(len(row.over_time))]
-            yield Panel(f"{row.network} · {row.run.how}", np.array(values), list(totals), epochs)
+            names = [layer_name(name, total) for name, total in totals.items()]
+            yield Panel(f"{row.network} · {row.run.how}", np.array(values), names, epochs)
 
 
 def _summary(rows: Sequence[TrainRow]) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from prunus.evaluation.statistics import Shares, gain, wilson
 from prunus.results.folder import Layout
+from prunus.results.legends import legend_outside
+from prunus.results.palette import STYLES, color, plain
 from prunus.table import Table
 from prunus.transfer.methods import KINDS, PLAIN, Method
 from prunus.transfer.rows import TransferRow, check_rows, goal_of
@@ -87,8 +89,8 @@ def heat_map(rows: Sequence[TransferRow]) -> Figure:
                     axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
         image = axes.imshow(rates, vmin=0, vmax=100, aspect="auto", cmap="viridis")
         axes.set_title(title(panel), fontsize=8)
-        axes.set_xticks(range(len(targets)), targets, fontsize=6, rotation=30, ha="right")
-        axes.set_yticks(range(len(lines)), [f"{s} · {method.name}" for s, method in lines], fontsize=6)
+        axes.set_xticks(range(len(targets)), map(plain, targets), fontsize=6, rotation=30, ha="right")
+        axes.set_yticks(range(len(lines)), [plain(f"{s} · {method.name}") for s, method in lines], fontsize=6)
     figure.colorbar(image, ax=grid, label="fooled (%); * white box", shrink=0.8)
     return figure
 
@@ -113,7 +115,7 @@ def by_gradients(rows: Sequence[TransferRow]) -> Figure:
                 points,
                 means,
                 color=_colour(method.kind),
-                linestyle=("-", "--", ":", "-.")[nth % 4],
+                linestyle=STYLES[nth % len(STYLES)],
                 linewidth=1,
                 marker="o",
                 markersize=2,
@@ -125,11 +127,11 @@ def by_gradients(rows: Sequence[TransferRow]) -> Figure:
 
 def _colour(kind: str) -> str:
     """The colour of a kind of method, the same in every figure."""
-    return "black" if kind == PLAIN.kind else f"C{list(KINDS).index(kind)}"
+    return "black" if kind == PLAIN.kind else color(list(KINDS).index(kind))
 
 
 def _with_legend(figure: Figure) -> Figure:
-    """One legend for all panels, below them."""
+    """One legend for all panels, outside them."""
     entries = {
         label: handle
         for axes in figure.axes
@@ -138,9 +140,7 @@ def _with_legend(figure: Figure) -> Figure:
     for axes in figure.axes:
         axes.set_ylim(bottom=0)
     if entries:  # there are targets other than the surrogate
-        figure.legend(
-            entries.values(), entries, loc="outside lower center", ncols=6, frameon=False, fontsize=7
-        )
+        legend_outside(figure, entries)
     return figure
 
 
@@ -189,7 +189,7 @@ def _grid(rows: Sequence[TransferRow]) -> tuple[Figure, list[tuple[Axes, Panel, 
         for column, surrogate in enumerate(surrogates)
     ]
     for axes, panel, surrogate in panes:
-        axes.set_title(f"{surrogate}: {title(panel)}", fontsize=8)
+        axes.set_title(plain(f"{surrogate}: {title(panel)}"), fontsize=8)
         axes.set_ylabel("black-box success (%)", fontsize=8)
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=7)
