@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from prunus.evaluation.rows import SweepRow, varied
 from prunus.results.folder import Layout
-from prunus.results.legends import name_curves
-from prunus.results.palette import COLORS, MARKERS, STYLES, color, plain
-from prunus.results.panels import Panel, heat_map, layer_name, percent, short
+from prunus.results.legends import fit, font_size, name_curves
+from prunus.results.palette import COLORS, MARKERS, STYLES, color, plain, shade
+from prunus.results.panels import Panel, heat_map, layer_name, short, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-SAME = 0.5  # percentage points: curves that are nearer everywhere would hide each other
+SAME = 0.5  # wholeage points: curves that are nearer everywhere would hide each other
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Curve:
 
     @property
     def points(self) -> NDArray[np.float64]:
-        """By ratio, over the seeds: percent pruned; mean, lowest and highest value."""
+        """By ratio, over the seeds: whole pruned; mean, lowest and highest value."""
         by_ratio: dict[float, list[SweepRow]] = {}
         for row in self.rows:
             by_ratio.setdefault(row.point.setting.p_prune, []).append(row)
@@ -65,8 +65,9 @@ def curves_of(rows: Sequence[SweepRow]) -> list[Curve]:
 def curve(rows: Sequence[SweepRow], size: tuple[float, float] | None = None) -> Figure:
     """Top-1 accuracy, or a metric, against the pruned fraction.
 
-    What has most values (networks, criteria, granularities, …) has the colours, the next the line styles, and
-    all others together the markers. Several seeds give the mean, and a band from the lowest to the highest.
+    What has most values (networks, criteria, granularities, …) has the colours, the next the line styles, all
+    else the markers; shades of a colour are of the same value. Several seeds give the mean, and a band from
+    the lowest to the highest.
     """
     figure = Figure(figsize=size or (7, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -77,53 +78,50 @@ def curve(rows: Sequence[SweepRow], size: tuple[float, float] | None = None) -> 
     for one, points, look in zip(curves, drawn, _looks(curves), strict=True):
         over = sum(_same(points, other) for other in drawn[len(lines) + 1 :])
         name = " · ".join((one.network, *one.names) if several else one.names)
-        lines[name] = _draw(axes, points, look, over)
+        lines[name] = _draw(axes, points, look, over, font_size(figure) / 8)
     by_metric = any(row.point.result.metric is not None for row in rows)
-    axes.set_xlabel("pruned weights (%)")
-    axes.set_ylabel("metric" if by_metric else "top-1 accuracy (%)")
+    text = font_size(figure) + 1
+    axes.set_xlabel("pruned weights (%)", fontsize=text)
+    axes.set_ylabel("metric" if by_metric else "top-1 accuracy (%)", fontsize=text)
+    axes.tick_params(labelsize=text - 1)
     if not by_metric:
         axes.set_ylim(bottom=0)
     if not several:
-        axes.set_title(plain(curves[0].network), fontsize=10)
+        axes.set_title(plain(curves[0].network), fontsize=text)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     name_curves(axes, lines, fixed=size is not None)
-    return figure
+    return fit(figure)
 
 
-def _looks(curves: Sequence[Curve]) -> Iterator[tuple[int, int, int]]:
-    """Numbers of the colour, the line style and the marker of each curve."""
+def _looks(curves: Sequence[Curve]) -> Iterator[dict[str, Any]]:
+    """The colour, the line style and the marker of each curve."""
     apart = [(one.network, *one.names) for one in curves]
     kinds = [list(dict.fromkeys(names)) for names in zip(*apart, strict=True)]
     order = sorted(range(len(kinds)), key=lambda kind: -len(kinds[kind]))  # networks before others of as many
-    rest: dict[tuple[int, ...], int] = {}
-    for names in apart:
-        at = [kinds[kind].index(names[kind]) for kind in order]
-        first, second, others = at[0], at[1] if len(at) > 1 else 0, tuple(at[2:])
-        marker = rest.setdefault(others, len(rest))
-        yield first, second + first // len(COLORS), marker if others else first
+    settings = [tuple(kinds[kind].index(names[kind]) for kind in order) for names in apart]
+    shades, others = ([*dict.fromkeys(at[left:] for at in settings)] for left in (1, 2))
+    for at in settings:
+        style = (at[1] if len(at) > 1 else 0) + at[0] // len(COLORS)
+        yield {
+            "color": shade(color(at[0]), shades.index(at[1:]) / max(1, len(shades) - 1)),
+            "linestyle": STYLES[style % len(STYLES)],
+            "marker": MARKERS[(others.index(at[2:]) if len(others) > 1 else at[0]) % len(MARKERS)],
+        }
 
 
 def _same(points: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
     return points.shape == other.shape and bool(np.abs(points[:2] - other[:2]).max() < SAME)
 
 
-def _draw(axes: Axes, points: NDArray[np.float64], look: tuple[int, int, int], over: int) -> Line2D:
-    """One curve, so much wider as others will be drawn over it that would hide it."""
+def _draw(axes: Axes, points: NDArray[np.float64], look: dict[str, Any], over: int, scale: float) -> Line2D:
+    """One curve, and whole and so much wider as others will be drawn over it that would hide it."""
     pruned, means, lowest, highest = points
-    own, style, marker = look
-    [line] = axes.plot(
-        pruned,
-        means,
-        color=color(own),
-        linestyle=STYLES[style % len(STYLES)] if not over else "-",
-        marker=MARKERS[marker % len(MARKERS)],
-        markersize=4 + 3.5 * over,
-        linewidth=1.5 + 3 * over,
-        alpha=1,
-    )
+    look = {**look, "linestyle": "-"} if over else look
+    width, mark = scale * (1.5 + 2.6 * over), scale * (4 + 2.5 * over)
+    [line] = axes.plot(pruned, means, linewidth=width, markersize=mark, **look)
     if (lowest < highest).any():
-        axes.fill_between(pruned, lowest, highest, color=color(own), alpha=0.2, linewidth=0)
+        axes.fill_between(pruned, lowest, highest, color=look["color"], alpha=0.2, linewidth=0)
     return line
 
 
@@ -141,15 +139,15 @@ def layers(rows: Sequence[SweepRow], size: tuple[float, float] | None = None) ->
         names = [layer_name(name, total) for name, (_, total) in first[0].layers.items()]
         counts = np.array([list(point.layers.values()) for point in first], float).transpose(2, 1, 0)
         title = " · ".join((one.network, *one.names))
-        panels.append(Panel(title, counts[0] / np.maximum(1, counts[1]), names, ratios))
+        panels.append(Panel(title, 100 * counts[0] / np.maximum(1, counts[1]), names, ratios))
         left.append(Panel(title, counts[1] - counts[0], names, ratios))
     if all(np.ptp(panel.values, axis=0).max() < ALIKE for panel in panels):
-        what = "weights left (every layer loses the same part)"
+        what = "weights left in the layer (every one loses the same part)"
         return heat_map(left, None, "p_prune", what, short, size=size)
-    return heat_map(panels, 1, "p_prune", "pruned fraction of the layer", percent, size=size)
+    return heat_map(panels, 100, "p_prune", "pruned weights of the layer (%)", whole, size=size)
 
 
-ALIKE = 0.05  # fractions of layers that differ by less are told apart by no colour
+ALIKE = 5  # percent: layers that differ by less are told apart by no colour
 
 
 SWEEP = Layout(SweepRow.read, {"curve": curve, "layers": layers})

@@ -1,11 +1,13 @@
-"""Which curve is which: beside its end, in free space between the curves, or else outside."""
+"""Text of figures: which curve is which, beside its end, in free space, or else outside; nothing cut off."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.text import Text
 
 from prunus.results.palette import plain
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
 FEW = 4  # curves that are labelled at their ends
-GAP = 11  # points between the baselines of two labels
+DASHES = 3  # letters that a line in a legend is long, so that its style is seen
 
 
 def name_curves(axes: Axes, lines: Mapping[str, Line2D], fixed: bool = False) -> None:
@@ -32,33 +34,37 @@ def name_curves(axes: Axes, lines: Mapping[str, Line2D], fixed: bool = False) ->
         return
     figure = axes.get_figure(root=True)
     assert figure is not None
-    legend = axes.legend(lines.values(), map(plain, lines), frameon=False, fontsize=_font(figure))
+    how: Any = {"frameon": False, "fontsize": font_size(figure), "handlelength": DASHES}
+    legend = axes.legend(lines.values(), map(plain, lines), **how)
     figure.draw_without_rendering()
     if _covers(axes, legend.get_window_extent()):
         legend.remove()
         legend_outside(figure, lines, fixed)
 
 
-def _font(figure: Figure) -> float:
+def font_size(figure: Figure) -> float:
+    """Points of its smaller text: on small figures less."""
     return 8 if figure.get_figwidth() >= 5 else 6
 
 
 def _at_ends(axes: Axes, lines: Mapping[str, Line2D]) -> bool:
-    """Label every line at its right end, if the ends are far enough from each other."""
+    """Label every line at its right end, if no label comes to lie on the data or on another one."""
     figure = axes.get_figure(root=True)
     assert figure is not None
+    labels = []
+    for name, line in lines.items():
+        how: Any = {"textcoords": "offset points", "va": "center", "color": line.get_color()}
+        end: Any = np.asarray(line.get_xydata())[-1]
+        labels.append(axes.annotate(plain(name), end, (8, 0), fontsize=font_size(figure), **how))
     figure.draw_without_rendering()
-    right = axes.transAxes.transform((1, 0))[0]
-    ends = {name: np.asarray(line.get_xydata())[-1] for name, line in lines.items()}
-    places = axes.transData.transform(list(ends.values()))
-    near = np.diff(np.sort(places[:, 1])).min() < GAP / 72 * figure.dpi
-    if near or (right - places[:, 0]).max() > 0.06 * axes.bbox.width:
-        return False
-    for name, end in ends.items():
-        colour, size = lines[name].get_color(), _font(figure)
-        how: Any = {"textcoords": "offset points", "va": "center", "color": colour, "fontsize": size}
-        axes.annotate(plain(name), (end[0], end[1]), (8, 0), **how)
-    return True
+    boxes = [label.get_window_extent() for label in labels]
+    clear = not any(_covers(axes, box) for box in boxes) and not any(
+        one.overlaps(other) for one, other in combinations(boxes, 2)
+    )
+    if not clear:
+        for label in labels:
+            label.remove()
+    return clear
 
 
 def _covers(axes: Axes, box: Bbox) -> bool:
@@ -76,19 +82,18 @@ def legend_outside(figure: Figure, entries: Mapping[str, Artist], fixed: bool = 
         entries: handles by name.
         fixed: whether it must stay as large as it is.
     """
-    names, width = list(map(plain, entries)), figure.get_figwidth()
-    handles = list(entries.values())
-    right = figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=_font(figure))
+    width = figure.get_figwidth()
+    how: Any = {"frameon": False, "fontsize": font_size(figure), "handlelength": DASHES}
+    named: Any = entries.values(), list(map(plain, entries))
+    right = figure.legend(*named, loc="outside right upper", **how)
     wide, high = _inches(figure, right.get_window_extent())
     if wide < (0.4 if fixed else 0.7) * width and high < figure.get_figheight() - 0.3:
         if not fixed:
             figure.set_figwidth(width + wide)
         return
     right.remove()
-    for columns in range(min(6, len(names)), 0, -1):
-        below = figure.legend(
-            handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=_font(figure)
-        )
+    for columns in range(min(6, len(entries)), 0, -1):
+        below = figure.legend(*named, loc="outside lower center", ncols=columns, **how)
         wide, high = _inches(figure, below.get_window_extent())
         if wide < width - 0.1 or columns == 1:
             break
@@ -99,3 +104,30 @@ def legend_outside(figure: Figure, entries: Mapping[str, Artist], fixed: bool = 
 
 def _inches(figure: Figure, box: Bbox) -> Sequence[float]:
     return box.width / figure.dpi, box.height / figure.dpi
+
+
+def fit(figure: Figure) -> Figure:
+    """The same figure; text that would reach out of it is made smaller."""
+    for _ in range(10):
+        figure.draw_without_rendering()
+        whole = figure.bbox.padded(1)
+        out = [text for text in _texts(figure) if _reaches_out(text, whole)]
+        if not out:
+            break
+        for text in out:
+            text.set_fontsize(0.9 * float(text.get_fontsize()))
+    return figure
+
+
+def _texts(figure: Figure) -> Iterator[Text]:
+    """But for ticks, which constrained layout leaves room for."""
+    yield from figure.texts
+    for legend in figure.legends:
+        yield from legend.get_texts()
+    for axes in figure.axes:
+        yield from (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts)
+
+
+def _reaches_out(text: Text, whole: Bbox) -> bool:
+    box = text.get_window_extent()
+    return bool(text.get_text()) and not (whole.contains(box.x0, box.y0) and whole.contains(box.x1, box.y1))

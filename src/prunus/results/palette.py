@@ -27,6 +27,12 @@ def color(number: int) -> str:
     return COLORS[number % len(COLORS)]
 
 
+def shade(colour: str, light: float) -> str:
+    """A colour as it is (0), or so light that it can still be seen on white (1), or between."""
+    parts = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(part + 0.35 * light * (255 - part)):02X}" for part in parts)
+
+
 def plain(text: str) -> str:
     """A name such that matplotlib shows it as it is: no mathematics, and not hidden from legends."""
     text = text.replace("$", r"\$")

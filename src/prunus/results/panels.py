@@ -12,17 +12,15 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from prunus.results.legends import fit
 from prunus.results.palette import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ROW, COLUMN, LETTER = 0.16, 0.3, 0.058  # inches of a cell, and of a letter of a name
-HEAD, BAR, HIGHEST = (
-    0.9,
-    1.1,
-    14,
-)  # inches of title and axis, of the scale of colours, and of all rows at most
+HEAD, BAR, TOP = 0.85, 0.9, 0.3  # inches of a title and an axis, of the scale of colours, of what they mean
+HIGHEST = 14  # inches of all rows
 SMALLEST = 5  # points: smaller letters cannot be read on paper
 COLOURS = "viridis"  # which those see as well who lack a kind of cones
 
@@ -73,29 +71,30 @@ def heat_map(
     for axes in grid.flat:
         axes.set_axis_off()
     norm, image = _norm(panels, most), None
-    names = _letters(panels) * (1 if shared else across_page)
-    room = (page[0] - BAR - names) / across_page, page[1] / down - HEAD
-    for at, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
+    shown = list(zip(grid.flat, panels, strict=False))
+    high, wide = (page[1] - TOP) / down - HEAD, (page[0] - BAR) / across_page
+    for at, (axes, panel) in enumerate(shown):
         axes.set_axis_on()
         image = axes.imshow(panel.values, norm=norm, aspect="auto", cmap=COLOURS)
-        cell = 72 * room[0] / len(panel.columns), 72 * room[1] / len(panel.rows)
-        axes.set_title(fill(plain(panel.title), max(12, int(room[0] / LETTER))), fontsize=8)
+        axes.set_title(fill(plain(panel.title), max(12, int(wide / LETTER))), fontsize=8)
         axes.set_xlabel(across, fontsize=8)
         axes.tick_params(length=2)
-        _name(axes.set_xticks, panel.columns, 4 * max(map(len, panel.columns)) / cell[0], 7)
-        _name(
-            axes.set_yticks,
-            () if shared and at % across_page else panel.rows,
-            SMALLEST / cell[1],
-            0.75 * cell[1],
-        )
-        if cell[0] > 15 and cell[1] > 7:
-            _write(axes, panel.values, norm, number)
+        row = 72 * high / len(panel.rows)
+        _name(axes.set_yticks, () if shared and at % across_page else panel.rows, SMALLEST / row, 0.75 * row)
+        _name(axes.set_xticks, panel.columns, 0, 7)
     if image is not None:
-        bar = figure.colorbar(image, ax=grid, aspect=30)
-        bar.set_label(colours, fontsize=8)
+        shrink = min(1, 4 / page[1])
+        bar = figure.colorbar(image, ax=grid, aspect=30 * shrink, pad=0.01, shrink=shrink, anchor=(0, 1))
         bar.ax.tick_params(labelsize=7)
-    return figure
+    figure.suptitle(colours, fontsize=9)  # where there is more room for it than beside the scale
+    figure.draw_without_rendering()  # from here on it is known how large cells are
+    for axes, panel in shown:
+        points = 72 / figure.dpi * axes.bbox.size
+        column, row = points / (len(panel.columns), len(panel.rows))
+        _name(axes.set_xticks, panel.columns, 5 * max(map(len, panel.columns)) / column, 7)
+        if column > 15 and row > 7:
+            _write(axes, panel.values, norm, number)
+    return fit(figure)
 
 
 def _letters(panels: Sequence[Panel]) -> float:
@@ -108,14 +107,16 @@ def _size(panels: Sequence[Panel], across: int, down: int, shared: bool) -> tupl
     widest = max((len(panel.columns) for panel in panels), default=1)
     names = _letters(panels) * (1 if shared else across)
     room = max(2.2, min(COLUMN * widest, 6)), min(ROW * max(tallest, 3), HIGHEST)
-    return BAR + names + (room[0] + 0.15) * across, (HEAD + room[1]) * down
+    return BAR + names + (room[0] + 0.15) * across, (HEAD + room[1]) * down + TOP
 
 
 def _norm(panels: Sequence[Panel], most: float | None) -> Normalize:
     if most is not None:
         return Normalize(0, most)
-    largest = max((np.nanmax(panel.values) for panel in panels), default=1)
-    return LogNorm(1, max(2, largest), clip=True)  # nothing has the colour of one
+    values = np.concatenate([panel.values.ravel() for panel in panels])
+    some = values[values > 0]
+    least, largest = (some.min(), some.max()) if some.size else (1, 1)
+    return LogNorm(least, max(2 * least, largest), clip=True)  # none has the colour of least
 
 
 def _name(place: Callable[..., object], names: Sequence[str], crowded: float, points: float) -> None:
@@ -148,6 +149,6 @@ def layer_name(name: str, weights: int) -> str:
     return f"{name.removesuffix('.weight')}  {short(weights)}"
 
 
-def percent(fraction: float) -> str:
-    """Of a fraction, without the sign."""
-    return f"{100 * fraction:.0f}"
+def whole(value: float) -> str:
+    """As a whole number."""
+    return f"{value:.0f}"

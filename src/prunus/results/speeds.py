@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from prunus.files import whole_file
-from prunus.results.legends import legend_outside
+from prunus.results.legends import fit, legend_outside
 from prunus.results.palette import color, plain
 
 
@@ -64,4 +64,4 @@ def speeds(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_ylabel("milliseconds, median and quartiles")
         axes.spines[["top", "right"]].set_visible(False)
     legend_outside(figure, bars)
-    return figure
+    return fit(figure)

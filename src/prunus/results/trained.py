@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from prunus.evaluation.statistics import mean_over
 from prunus.results.folder import Layout
-from prunus.results.legends import legend_outside
+from prunus.results.legends import fit, legend_outside
 from prunus.results.palette import MARKERS, color, plain
-from prunus.results.panels import Panel, heat_map, layer_name, percent
+from prunus.results.panels import Panel, heat_map, layer_name, whole
 from prunus.table import Table
 from prunus.training.rows import DENSE, Run, TrainRow
 
@@ -34,12 +34,12 @@ class Outcome:
 
     @property
     def top1(self) -> tuple[float, float]:
-        """In percent: the mean over seeds, and how far its 95% interval reaches."""
+        """In whole: the mean over seeds, and how far its 95% interval reaches."""
         return mean_over([row.point.result.top1 for row in self.rows])
 
     @property
     def lost(self) -> tuple[float, float] | None:
-        """Likewise, what the dense network of the same seed has more, in percentage points."""
+        """Likewise, what the dense network of the same seed has more, in wholeage points."""
         dense = {row.run.setting.seed: row.point.result.top1 for row in self.dense}
         lost = [
             dense[row.run.setting.seed] - row.point.result.top1
@@ -141,13 +141,13 @@ def accuracy(rows: Sequence[TrainRow]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("top-1 accuracy (%)")
     legend_outside(figure, handles)
-    return figure
+    return fit(figure)
 
 
 def layers(rows: Sequence[TrainRow]) -> Figure:
     """Pruned fraction of every layer after every epoch: a panel for each way, to its last amount."""
     last = {(outcome.run.network, outcome.run.how): outcome.rows[0] for outcome in outcomes(rows)}
-    return heat_map(list(_over_time(last.values())), 1, "epoch", "pruned fraction of the layer", percent)
+    return heat_map(list(_over_time(last.values())), 100, "epoch", "pruned weights of the layer (%)", whole)
 
 
 def _over_time(rows: Any) -> Iterator[Panel]:
@@ -155,7 +155,8 @@ def _over_time(rows: Any) -> Iterator[Panel]:
         if row.over_time and row.schedule != DENSE:
             totals = {name: max(1, weights) for name, (_, weights) in row.point.layers.items()}
             values = [
-                [epoch.get(name, 0) / total for epoch in row.over_time] for name, total in totals.items()
+                [100 * epoch.get(name, 0) / weights for epoch in row.over_time]
+                for name, weights in totals.items()
             ]
             epochs = [str(number + 1) for number in range(len(row.over_time))]
             names = [layer_name(name, total) for name, total in totals.items()]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from prunus.evaluation.statistics import Shares, gain, wilson
 from prunus.results.folder import Layout
-from prunus.results.legends import legend_outside
+from prunus.results.legends import fit, legend_outside
 from prunus.results.palette import STYLES, color, plain
 from prunus.table import Table
 from prunus.transfer.methods import KINDS, PLAIN, Method
@@ -92,7 +92,7 @@ def heat_map(rows: Sequence[TransferRow]) -> Figure:
         axes.set_xticks(range(len(targets)), map(plain, targets), fontsize=6, rotation=30, ha="right")
         axes.set_yticks(range(len(lines)), [plain(f"{s} · {method.name}") for s, method in lines], fontsize=6)
     figure.colorbar(image, ax=grid, label="fooled (%); * white box", shrink=0.8)
-    return figure
+    return fit(figure)
 
 
 def by_gradients(rows: Sequence[TransferRow]) -> Figure:
@@ -141,7 +141,7 @@ def _with_legend(figure: Figure) -> Figure:
         axes.set_ylim(bottom=0)
     if entries:  # there are targets other than the surrogate
         legend_outside(figure, entries)
-    return figure
+    return fit(figure)
 
 
 def by_strength(rows: Sequence[TransferRow]) -> Figure:
