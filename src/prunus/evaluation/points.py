@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -83,6 +84,47 @@ def setting_of(choice: Choice) -> Setting:
     number = seed.initial_seed() if isinstance(seed, torch.Generator) else seed or 0
     named = [field.name for field in fields(Setting) if field.name != "seed"]
     return Setting(0.0, seed=number, **{name: choice[name] for name in named if name in choice})  # type: ignore[literal-required]
+
+
+@dataclass(frozen=True)
+class Function:
+    """A criterion or scope that is a function, by name: all that a table or a file can hold of it.
+
+    Args:
+        name: unlike that of others that are shown with it.
+    """
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name}()"
+
+    def __call__(self, *args: Any) -> Any:
+        """Nothing can be pruned by it."""
+        raise TypeError(f"{self} is known by name only: give the function itself")
+
+    @classmethod
+    def read(cls, text: str) -> str | Function:
+        """What str() gave, or another name."""
+        return cls(text[:-2]) if text.endswith("()") else text
+
+
+def by_name(settings: Sequence[Setting]) -> list[Setting]:
+    """The same settings, with names in place of functions; different functions have different names."""
+    names: dict[Any, Function] = {}
+    for one in (part for setting in settings for part in (setting.criterion, setting.scope)):
+        if callable(one) and one not in names:
+            name = one.name if isinstance(one, Function) else getattr(one, "__qualname__", type(one).__name__)
+            again = sum(other.name.partition("#")[0] == name for other in names.values())
+            names[one] = Function(f"{name}#{again + 1}" if again else name)
+    return [
+        replace(
+            setting,
+            criterion=names.get(setting.criterion, setting.criterion),
+            scope=names.get(setting.scope, setting.scope),
+        )
+        for setting in settings
+    ]
 
 
 @dataclass(frozen=True, repr=False)

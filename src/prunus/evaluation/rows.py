@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prunus.checks import check_number, check_text, check_whole
+from prunus.checks import check_number, check_text, check_whole, choose
 from prunus.evaluation.evaluate import Result
-from prunus.evaluation.points import Point, Probe, Setting
+from prunus.evaluation.points import Function, Point, Probe, Setting
 
 COLUMNS = (
     "network",
@@ -67,7 +67,7 @@ class SweepRow:
             "pruned": point.pruned,
             "weights": point.weights,
             **_measured(result),
-            **{field.name: _named(getattr(point.setting, field.name)) for field in fields(point.setting)},
+            **{field.name: _plain(getattr(point.setting, field.name)) for field in fields(point.setting)},
         }
         return {column: values[column] for column in COLUMNS if column in values}
 
@@ -91,12 +91,19 @@ class SweepRow:
         result = Result(**known)
         lacking = {"keep_at_least": 0, "coupled": False, "p_prune_of": ""}  # in rows of earlier versions
         known = {**lacking, **columns}
-        setting = Setting(**{name: known[name] for name in Setting.__dataclass_fields__})
+        given = {name: known[name] for name in Setting.__dataclass_fields__}
+        for name in ("criterion", "scope"):
+            given[name] = Function.read(check_text(name, given[name]))
+        setting = Setting(**given)
         layers = {
             name: (check_whole(name, pruned), check_whole(name, weights))
             for name, (pruned, weights) in columns["layers"].items()
         }
         return cls(check_text("network", columns["network"]), Point(setting, result, layers))
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if callable(value) else value
 
 
 def value_of(result: Result) -> float:
@@ -113,11 +120,6 @@ def _measured(result: Result) -> dict[str, Any]:
         return {"images": result.images, "metric": result.metric}
     counts = {field.name: getattr(result, field.name) for field in fields(result)[:4]}
     return {"acc1": round(result.top1, 4), "acc5": round(result.top5, 4), **counts}
-
-
-def _named(value: Any) -> Any:
-    """A criterion or scope that is a function, by its name."""
-    return getattr(value, "__qualname__", value)
 
 
 @dataclass(frozen=True)
@@ -168,19 +170,33 @@ class ProbeRow(SweepRow):
 RowT = TypeVar("RowT", bound=SweepRow)
 
 
-def read_rows(folder: Path, read: Callable[[Mapping[str, Any]], RowT]) -> list[RowT]:
-    """The rows of a results folder that is finished.
+def read_rows(
+    folder: Path, read: Callable[[Mapping[str, Any]], RowT], network: str | None
+) -> tuple[str, list[RowT]]:
+    """The name of a network, and its rows of a results folder that is finished.
+
+    Args:
+        folder: its path.
+        read: one row.
+        network: of those of the folder; default the only one.
 
     Raises:
         FileNotFoundError: there is no results.json.
-        ValueError: these are other results, or damaged.
+        ValueError: these are other results, or damaged; several networks, or not this one.
     """
     file = folder / "results.json"
     text = file.read_text(encoding="utf-8")
     try:
-        return [read(point) for point in json.loads(text)["points"]]
+        rows = [read(point) for point in json.loads(text)["points"]]
     except Exception as error:  # damaged files make for nearly any
         raise ValueError(f"{file} does not hold such results: {error!r:.300}") from error
+    by_network: dict[str, list[RowT]] = {}
+    for row in rows:
+        by_network.setdefault(row.network, []).append(row)
+    if network is None and len(by_network) > 1:
+        raise ValueError(f"{file} holds several networks: give network=, one of {', '.join(by_network)}")
+    name = next(iter(by_network), "") if network is None else network
+    return name, choose("network", name, by_network)
 
 
 def varied(rows: Sequence[SweepRow]) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from glob import escape
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +18,8 @@ from prunus.application.applying import unpruned
 from prunus.checks import check_fraction, knows_keywords
 from prunus.evaluation.batches import with_example
 from prunus.evaluation.evaluate import Metric, Result, evaluate
-from prunus.evaluation.points import Point, Probe, Setting, setting_of
-from prunus.evaluation.rows import ProbeRow
+from prunus.evaluation.points import Point, Probe, Setting, by_name, setting_of
+from prunus.evaluation.rows import ProbeRow, read_rows
 from prunus.evaluation.shown import Shown
 from prunus.selection.draw import Candidates
 from prunus.selection.ranking import Choice, Ranking, rank, seeded
@@ -62,15 +64,27 @@ class Sensitivity(Shown):
     setting: Setting = field(default_factory=lambda: Setting(0.0))
     network: str = "network"
 
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], network: str | None = None) -> Sensitivity:
+        """That of a results folder, which `save` or `prunus sensitivity` wrote; see `prunus.Points.load`."""
+        network, rows = read_rows(Path(folder), ProbeRow.read, network)
+        clean = next(row.point for row in rows if not row.group)
+        return cls(clean.result, [row.probe for row in rows if row.group], clean.setting, network)
+
     def rows(self) -> list[ProbeRow]:
         """The unpruned network and every probe, as rows of a results folder."""
-        clean = Point(replace(self.setting, p_prune=0.0), self.clean, {})
-        return [ProbeRow(self.network, clean, "", 0.0), *map(self._row, self.probes)]
-
-    def _row(self, probe: Probe) -> ProbeRow:
-        setting = replace(self.setting, p_prune=probe.p_prune)
-        point = Point(setting, probe.result, {probe.group: (probe.pruned, probe.weights)})
-        return ProbeRow(self.network, point, probe.group, probe.predicted)
+        [setting] = by_name([self.setting])
+        clean = Point(replace(setting, p_prune=0.0), self.clean, {})
+        rows = [ProbeRow(self.network, clean, "", 0.0)]
+        for probe in self.probes:
+            how, layers = (
+                replace(setting, p_prune=probe.p_prune),
+                {probe.group: (probe.pruned, probe.weights)},
+            )
+            rows.append(
+                ProbeRow(self.network, Point(how, probe.result, layers), probe.group, probe.predicted)
+            )
+        return rows
 
     def _tables(self) -> Iterator[Table]:
         from prunus.results.tables import ranked_tables

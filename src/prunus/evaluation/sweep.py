@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
@@ -12,10 +13,10 @@ import torch
 from torch import nn
 
 from prunus.application.applying import unpruned
-from prunus.checks import choose, knows_keywords
+from prunus.checks import knows_keywords
 from prunus.evaluation.batches import example_of
 from prunus.evaluation.evaluate import Metric, Result, evaluate
-from prunus.evaluation.points import Point, Setting
+from prunus.evaluation.points import Point, Setting, by_name
 from prunus.evaluation.rows import SweepRow, read_rows
 from prunus.evaluation.shown import Shown
 from prunus.masks import Masks, counted, warn_of_emptied
@@ -202,17 +203,14 @@ class Points(list[Point], Shown):
             FileNotFoundError: no results there.
             ValueError: several networks, or not this one; or no results of a sweep.
         """
-        rows = read_rows(Path(folder), SweepRow.read)
-        found = {row.network: row for row in rows}
-        if network is None and len(found) > 1:
-            raise ValueError(f"{folder} holds several networks: give network=, one of {', '.join(found)}")
-        network = next(iter(found), "") if network is None else network
-        choose("network", network, found)
-        return cls([row.point for row in rows if row.network == network], network)
+        network, rows = read_rows(Path(folder), SweepRow.read, network)
+        return cls([row.point for row in rows], network)
 
     def rows(self) -> list[SweepRow]:
         """As rows of a results folder."""
-        return [SweepRow(self.network, point) for point in self]
+        settings = by_name([point.setting for point in self])
+        named = (replace(point, setting=setting) for point, setting in zip(self, settings, strict=True))
+        return [SweepRow(self.network, point) for point in named]
 
     def _tables(self) -> list[Table]:
         from prunus.results.tables import table

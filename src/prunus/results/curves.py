@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from prunus.evaluation.rows import SweepRow, varied
+from prunus.results.figures import Picture, fit, font_size, name_curves
 from prunus.results.folder import Layout
-from prunus.results.legends import fit, font_size, name_curves
 from prunus.results.palette import COLORS, MARKERS, STYLES, color, plain, shade
 from prunus.results.panels import Panel, heat_map, layer_name, short, whole
 
@@ -69,7 +69,7 @@ def curve(rows: Sequence[SweepRow], size: tuple[float, float] | None = None) -> 
     else the markers; shades of a colour are of the same value. Several seeds give the mean, and a band from
     the lowest to the highest.
     """
-    figure = Figure(figsize=size or (7, 4.4), layout="constrained")
+    figure = Picture(figsize=size or (7, 4.4), layout="constrained")
     axes = figure.subplots()
     curves = curves_of(rows)
     several = len({one.network for one in curves}) > 1

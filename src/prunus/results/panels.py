@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from prunus.results.legends import fit
+from prunus.results.figures import Picture, fit
 from prunus.results.palette import plain
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ROW, COLUMN, LETTER = 0.16, 0.3, 0.058  # inches of a cell, and of a letter of a name
 HEAD, BAR, TOP = 0.85, 0.9, 0.3  # inches of a title and an axis, of the scale of colours, of what they mean
-HIGHEST = 14  # inches of all rows
+HIGHEST, WIDEST = 14, 13  # inches of all rows of a panel, and of the page
 SMALLEST = 5  # points: smaller letters cannot be read on paper
 COLOURS = "viridis"  # which those see as well who lack a kind of cones
 
@@ -62,11 +62,12 @@ def heat_map(
         abreast: so many panels at most stand side by side.
         size: width and height in inches; default as the panels need it.
     """
-    across_page = min(len(panels), abreast) or 1
-    down = -(-len(panels) // across_page) or 1
     shared = len({tuple(panel.rows) for panel in panels}) == 1  # names at the left alone
-    page = size or _size(panels, across_page, down, shared)
-    figure = Figure(figsize=page, layout="constrained")
+    most_abreast = range(1, (min(len(panels), abreast) or 1) + 1)
+    across_page = max((n for n in most_abreast if _width(panels, n, shared) <= WIDEST), default=1)
+    down = -(-len(panels) // across_page) or 1
+    page = size or (_width(panels, across_page, shared), _height(panels, down))
+    figure = Picture(figsize=page, layout="constrained")
     grid = figure.subplots(down, across_page, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -102,12 +103,15 @@ def _letters(panels: Sequence[Panel]) -> float:
     return LETTER * max((len(name) for panel in panels for name in panel.rows), default=0)
 
 
-def _size(panels: Sequence[Panel], across: int, down: int, shared: bool) -> tuple[float, float]:
-    tallest = max((len(panel.rows) for panel in panels), default=1)
+def _width(panels: Sequence[Panel], across: int, shared: bool) -> float:
     widest = max((len(panel.columns) for panel in panels), default=1)
-    names = _letters(panels) * (1 if shared else across)
-    room = max(2.2, min(COLUMN * widest, 6)), min(ROW * max(tallest, 3), HIGHEST)
-    return BAR + names + (room[0] + 0.15) * across, (HEAD + room[1]) * down + TOP
+    room = max(2.2, min(COLUMN * widest, 6)) + 0.15
+    return BAR + _letters(panels) * (1 if shared else across) + room * across
+
+
+def _height(panels: Sequence[Panel], down: int) -> float:
+    tallest = max((len(panel.rows) for panel in panels), default=1)
+    return TOP + (HEAD + min(ROW * max(tallest, 3), HIGHEST)) * down
 
 
 def _norm(panels: Sequence[Panel], most: float | None) -> Normalize:
@@ -130,7 +134,8 @@ def _write(axes: Axes, values: NDArray[np.float64], norm: Normalize, number: Cal
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             colour = "white" if norm(value) < 0.6 else "black"
-            axes.text(column, row, number(value), ha="center", va="center", fontsize=6, color=colour)
+            text = axes.text(column, row, number(value), ha="center", va="center", fontsize=6, color=colour)
+            text.set_in_layout(False)  # inside, and many
 
 
 def short(count: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from prunus.files import whole_file
-from prunus.results.legends import fit, legend_outside
+from prunus.results.figures import Picture, fit, legend_outside
 from prunus.results.palette import color, plain
 
 
@@ -38,7 +38,7 @@ def speeds(rows: Sequence[Mapping[str, Any]]) -> Figure:
     panels: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in rows:
         panels.setdefault((row["network"], row["batch_size"]), []).append(row)
-    figure = Figure(figsize=(1 + 4.4 * len(panels), 3.8), layout="constrained")
+    figure = Picture(figsize=(1 + 4.4 * len(panels), 3.8), layout="constrained")
     bars: dict[str, Any] = {}
     for axes, ((network, size), found) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True

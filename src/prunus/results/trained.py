@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from prunus.evaluation.statistics import mean_over
+from prunus.results.figures import Picture, fit, legend_outside
 from prunus.results.folder import Layout
-from prunus.results.legends import fit, legend_outside
 from prunus.results.palette import MARKERS, color, plain
 from prunus.results.panels import Panel, heat_map, layer_name, whole
 from prunus.table import Table
@@ -112,7 +112,7 @@ def accuracy(rows: Sequence[TrainRow]) -> Figure:
     by_network: dict[str, list[Outcome]] = {}
     for outcome in outcomes(rows):
         by_network.setdefault(outcome.run.network, []).append(outcome)
-    figure = Figure(figsize=(1 + 5.2 * len(by_network), 4.2), layout="constrained")
+    figure = Picture(figsize=(1 + 5.2 * len(by_network), 4.2), layout="constrained")
     panels = figure.subplots(1, len(by_network), squeeze=False, sharey=True)[0]
     handles: dict[str, Any] = {}
     ways: dict[str, int] = {}
@@ -135,6 +135,8 @@ def accuracy(rows: Sequence[TrainRow]) -> Figure:
                 markersize=4,
                 capsize=2,
             )
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -2), min(high, 102))  # intervals over two seeds reach far beyond
         axes.set_title(plain(network), fontsize=10)
         axes.set_xlabel("pruned weights (%)")
         axes.grid(alpha=0.3)

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from prunus.evaluation.statistics import Shares, gain, wilson
+from prunus.results.figures import Picture, fit, legend_outside
 from prunus.results.folder import Layout
-from prunus.results.legends import fit, legend_outside
 from prunus.results.palette import STYLES, color, plain
 from prunus.table import Table
 from prunus.transfer.methods import KINDS, PLAIN, Method
@@ -76,7 +76,7 @@ def heat_map(rows: Sequence[TransferRow]) -> Figure:
     targets = list(dict.fromkeys(row.target for row in rows))
     lines = list(dict.fromkeys((key.surrogate, key.method) for key in found))
     size = 3.2 + (0.75 * len(targets) + 0.4) * len(places), 1.6 + 0.2 * len(lines)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Picture(figsize=size, layout="constrained")
     grid = figure.subplots(1, len(places), squeeze=False, sharey=True)
     for axes, panel in zip(grid.flat, places, strict=True):
         rates = np.full((len(lines), len(targets)), np.nan)
@@ -181,7 +181,7 @@ def _grid(rows: Sequence[TransferRow]) -> tuple[Figure, list[tuple[Axes, Panel, 
     """A panel for each goal and eps (down) and surrogate (across)."""
     surrogates, places = list(dict.fromkeys(row.surrogate for row in rows)), panels(rows)
     size = (1 + 3 * len(surrogates), 0.6 + 2.6 * len(places))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Picture(figsize=size, layout="constrained")
     grid = figure.subplots(len(places), len(surrogates), squeeze=False, sharey="row")
     panes = [
         (grid[line][column], panel, surrogate)

@@ -1,12 +1,14 @@
-"""Text of figures: which curve is which, beside its end, in free space, or else outside; nothing cut off."""
+"""What all figures have in common: notebooks show them, legends lie on nothing, and no text is cut off."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from prunus.results.palette import plain
@@ -14,12 +16,20 @@ from prunus.results.palette import plain
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.transforms import Bbox
 
 FEW = 4  # curves that are labelled at their ends
 DASHES = 3  # letters that a line in a legend is long, so that its style is seen
+
+
+class Picture(Figure):
+    """A figure that stands by itself: a notebook shows it though nothing of pyplot is loaded."""
+
+    def _repr_png_(self) -> bytes:
+        file = BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue()
 
 
 def name_curves(axes: Axes, lines: Mapping[str, Line2D], fixed: bool = False) -> None:
@@ -125,7 +135,8 @@ def _texts(figure: Figure) -> Iterator[Text]:
     for legend in figure.legends:
         yield from legend.get_texts()
     for axes in figure.axes:
-        yield from (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts)
+        yield from (axes.title, axes.xaxis.label, axes.yaxis.label)
+        yield from (text for text in axes.texts if text.get_in_layout())
 
 
 def _reaches_out(text: Text, whole: Bbox) -> bool:
