@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-SAME = 0.5  # wholeage points: curves that are nearer everywhere would hide each other
+SAME = 0.005  # of what is shown: curves that are nearer everywhere would hide each other
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,12 @@ def curve(rows: Sequence[SweepRow], size: tuple[float, float] | None = None) -> 
     several = len({one.network for one in curves}) > 1
     drawn = [one.points for one in curves]
     lines: dict[str, Line2D] = {}
+    by_metric = any(row.point.result.metric is not None for row in rows)
+    near = SAME * np.array([[100], [np.ptp(np.hstack(drawn)[1]) if by_metric else 100]])
     for one, points, look in zip(curves, drawn, _looks(curves), strict=True):
-        over = sum(_same(points, other) for other in drawn[len(lines) + 1 :])
+        over = sum(_same(points, other, near) for other in drawn[len(lines) + 1 :])
         name = " · ".join((one.network, *one.names) if several else one.names)
         lines[name] = _draw(axes, points, look, over, font_size(figure) / 8)
-    by_metric = any(row.point.result.metric is not None for row in rows)
     text = font_size(figure) + 1
     axes.set_xlabel("pruned weights (%)", fontsize=text)
     axes.set_ylabel("metric" if by_metric else "top-1 accuracy (%)", fontsize=text)
@@ -110,8 +111,8 @@ def _looks(curves: Sequence[Curve]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _same(points: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
-    return points.shape == other.shape and bool(np.abs(points[:2] - other[:2]).max() < SAME)
+def _same(points: NDArray[np.float64], other: NDArray[np.float64], near: NDArray[np.float64]) -> bool:
+    return points.shape == other.shape and bool((np.abs(points[:2] - other[:2]) <= near).all())
 
 
 def _draw(axes: Axes, points: NDArray[np.float64], look: dict[str, Any], over: int, scale: float) -> Line2D:
