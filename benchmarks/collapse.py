@@ -40,8 +40,7 @@ def lasts(criterion: str, seed: int) -> float:
     with torch.no_grad():
         model.train()(images)  # for the statistics of batch norm
     known = prunus.evidence(model, [(images[:256], labels[:256])], criterion=criterion)
-    generator = torch.Generator().manual_seed(seed)
-    ranking = prunus.rank(model, criterion=criterion, layers="all", evidence=known, generator=generator)
+    ranking = prunus.rank(model, criterion=criterion, layers="all", evidence=known, seed=seed)
 
     def empties(kept: float) -> bool:
         [candidates] = ranking.candidates([1 - kept])

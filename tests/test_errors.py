@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -144,15 +146,72 @@ def test_keywords_of_what_measures_and_applies() -> None:
         prunus.apply_masks(small_net(), prunus.Masks({}), p_prune=0.5)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("verb", ["rank", "make_masks", "prune", "global_prune", "gradient_prune"])
-def test_a_seed_where_a_generator_is_wanted(verb: str) -> None:
-    with pytest.raises(TypeError, match=rf"^{verb}\(\) has no keyword 'seed': give generator=(.*)") as caught:
-        VERBS[verb](small_net(), seed=3)
-    advised = eval(str(caught.value).rpartition("give generator=")[2], {"torch": torch})
-    VERBS[verb](small_net(), generator=advised)
-    assert advised.initial_seed() == 3
-    with pytest.raises(TypeError, match=r"^sweep\(\) has no keyword 'seed': did you mean 'seeds'"):
-        VERBS["sweep"](small_net(), seed=3)
+SEEDED: dict[str, Any] = {
+    "rank": lambda net, **how: next(prunus.rank(net, **how).candidates([0.5])).draw(),
+    "draw": lambda net, **how: next(prunus.rank(net).candidates([0.5])).draw(0.5, seed=how["seed"]),
+    "make_masks": lambda net, **how: prunus.make_masks(net, 0.5, 0.5, **how),
+    "prune": lambda net, **how: prunus.prune(net, 0.5, p_bern=0.5, **how).redraw(),
+    "global_prune": lambda net, **how: prunus.masks_of(prunus.global_prune(net, 0.5, 0.5, **how)),
+    "for good": lambda net, **how: prunus.Masks.from_zeros(
+        prunus.global_prune(net, 0.5, 0.5, keep_original=False, **how)
+    ),
+    "gradient_prune": lambda net, **how: prunus.masks_of(prunus.gradient_prune(net, 0.5, 0.5, **how)),
+    "sweep": lambda net, **how: prunus.sweep(net, DATA, p_prune=0.5, p_bern=0.5, **how),
+    "find": lambda net, **how: prunus.find(net, DATA, 0, tolerance=0.4, **how).masks,
+    "Diversified": lambda net, **how: prunus.Diversified(net, 0.5, **how).redraw(),
+    "SET": lambda net, **how: prunus.SET(net, 0.5, [1], optimizer=_sgd(net), seed=how["seed"]).masks,
+    "Gradual": lambda net, **how: _cut(prunus.Gradual(net, 0.5, [1], **how)),
+}
+
+
+def _sgd(net: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.parameters(), 0.1)
+
+
+def _cut(gradual: prunus.Gradual) -> prunus.Masks:
+    gradual.step()
+    return gradual.masks
+
+
+@pytest.mark.parametrize("call", SEEDED)
+def test_one_way_to_seed(call: str) -> None:
+    """A number or a generator, in every call that draws, which takes nothing from torch's global one."""
+    net = small_net()
+    before = torch.get_rng_state()
+
+    def found(seed: Any) -> Any:
+        return SEEDED[call](copy.deepcopy(net), criterion="random", seed=seed)
+
+    assert found(3) == found(3) == found(np.int64(3)) != found(4)
+    if call not in ("sweep", "Diversified"):  # which record, or number their draws by, a number
+        assert found(torch.Generator().manual_seed(3)) == found(3)
+    generator = torch.Generator().manual_seed(3)
+    assert found(generator) == found(torch.Generator().manual_seed(3)) != found(generator)
+    assert torch.equal(torch.get_rng_state(), before)
+    for wrong in (-1, 0.5, "0", True):
+        with pytest.raises(ValueError, match=f"^seed must be a whole number from 0, got {wrong!r}"):
+            found(wrong)
+
+
+def test_scores_and_draws_of_one_seed_are_not_the_same_numbers() -> None:
+    """Each piece falls at random and is then drawn: as independently as one generator gives them."""
+    masks = prunus.make_masks(nn.Conv2d(32, 32, 3), 0.5, 0.5, criterion="random", seed=0)
+    assert 0.23 < masks.sparsity < 0.27
+
+
+def test_former_names_of_seed() -> None:
+    net = small_net()
+    with pytest.warns(
+        DeprecationWarning, match=r"^make_masks\(generator=\) is now make_masks\(seed=\)"
+    ) as told:
+        masks = prunus.make_masks(net, 0.5, 0.5, generator=torch.Generator().manual_seed(3))  # type: ignore[call-arg]
+    assert told[0].filename == __file__
+    assert masks == prunus.make_masks(net, 0.5, 0.5, seed=3)
+    with pytest.warns(DeprecationWarning, match=r"^sweep\(seeds=\) is now sweep\(seed=\)"):
+        points = prunus.sweep(net, DATA, p_prune=0.5, p_bern=0.5, seeds=(3, 4))  # type: ignore[call-arg]
+    assert points == prunus.sweep(net, DATA, p_prune=0.5, p_bern=0.5, seed=(3, 4))
+    with pytest.raises(TypeError, match=r"^prune\(\) got 'generator' and 'seed'"):
+        prunus.prune(net, 0.5, seed=1, generator=None)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("argument", ["include", "exclude"])
@@ -169,11 +228,6 @@ def test_patterns_that_leave_nothing() -> None:
 def test_a_pattern_may_match_layers_that_are_not_pruned_anyway() -> None:
     assert list(prunus.make_masks(small_net(), 0.5, exclude=("7", "0"))) == ["3.weight"]
     assert len(prunus.make_masks(small_net(), 0.5, exclude=None)) == 2
-
-
-def test_a_seed_is_no_generator() -> None:
-    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator, got 7"):
-        prunus.make_masks(small_net(), 0.5, generator=7)  # type: ignore[arg-type]
 
 
 def test_patterns_name_weights_and_modules() -> None:

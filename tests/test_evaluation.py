@@ -277,7 +277,7 @@ def test_a_point_of_a_sweep_is_what_prune_and_evaluate_give() -> None:
         granularity=("weight", "filter"),
         criterion=("magnitude", "random"),
         scope=("global", "layer"),
-        seeds=(3, 4),
+        seed=(3, 4),
     )
     assert len(points) == 64
     assert len({point.setting for point in points}) == 64
@@ -290,7 +290,7 @@ def test_a_point_of_a_sweep_is_what_prune_and_evaluate_give() -> None:
             granularity=setting.granularity,
             criterion=setting.criterion,
             scope=setting.scope,
-            generator=torch.Generator().manual_seed(setting.seed),
+            seed=setting.seed,
         ) as pruning:
             assert point.layers == pruning.masks.counts
             assert point.pruned_fraction == pruning.masks.sparsity

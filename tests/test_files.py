@@ -92,7 +92,7 @@ RESULTS = """
 import csv, json
 from prunus.evaluation.evaluate import Result
 from prunus.evaluation.rows import SweepRow
-from prunus.evaluation.sweep import Point, Setting
+from prunus.evaluation.points import Point, Setting
 from prunus.results.curves import SWEEP
 from prunus.results.folder import ResultsFolder
 

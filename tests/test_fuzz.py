@@ -37,8 +37,8 @@ from torch import Tensor
 
 import prunus
 from prunus.evaluation.evaluate import Result
+from prunus.evaluation.points import Point, Setting
 from prunus.evaluation.rows import SweepRow
-from prunus.evaluation.sweep import Point, Setting
 from prunus.inputs.checkpoints import KEYS, fitted, read_state_dict
 from prunus.inputs.images import ImageFolder, Images, ListedImages
 from prunus.inputs.networks import Preprocessing

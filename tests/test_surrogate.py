@@ -312,8 +312,6 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
 def test_networks_that_cannot_be_wrapped_are_refused() -> None:
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got function"):
         prunus.Diversified(lambda x: x, 0.5)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="give seed in place of generator"):
-        prunus.Diversified(small_net(), 0.5, generator=torch.Generator())
     with pytest.raises(ValueError, match="model is a surrogate already"):
         prunus.MUP(prunus.Diversified(small_net(), 0.5))
     with pytest.raises(ValueError, match="1 is a surrogate already"):

@@ -9,8 +9,9 @@ from prunus.compaction.compacted import Compacted
 from prunus.compaction.sparse import load_sparse, save_sparse
 from prunus.evaluation.evaluate import Result, evaluate
 from prunus.evaluation.find import Found, find
-from prunus.evaluation.sensitivity import Probe, Sensitivity, sensitivity
-from prunus.evaluation.sweep import Point, Setting, sweep
+from prunus.evaluation.points import Point, Probe, Setting
+from prunus.evaluation.sensitivity import Sensitivity, sensitivity
+from prunus.evaluation.sweep import Points, sweep
 from prunus.inputs import digits
 from prunus.inputs.compact import load_compact
 from prunus.masks import Masks
@@ -59,6 +60,7 @@ __all__ = [
     "Pieces",
     "Places",
     "Point",
+    "Points",
     "Probe",
     "Pruning",
     "Ranking",

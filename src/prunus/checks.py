@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
@@ -15,6 +16,8 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+FORMER = {"generator": "seed", "seeds": "seed"}  # keywords, and what they are called now
 
 
 def check_fraction(argument: str, value: object) -> float:
@@ -175,6 +178,8 @@ def chosen(argument: str, given: str | Callable[P, R], table: Mapping[str, Calla
 def knows_keywords(choice: type | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let a function refuse unknown keywords in its own name, and not in that of one to which it passes them.
 
+    Those that had another name before are taken under it too, with a DeprecationWarning.
+
     Args:
         choice: the TypedDict of its `**choice`, if it has that.
     """
@@ -188,12 +193,24 @@ def knows_keywords(choice: type | None = None) -> Callable[[Callable[P, R]], Cal
 
         @wraps(function)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in FORMER.keys() & kwargs.keys():
+                _rename(verb, kwargs, name, allowed)
             check_keywords(verb, kwargs, allowed)
             return function(*args, **kwargs)
 
         return called
 
     return decorate
+
+
+def _rename(verb: str, given: dict[str, Any], name: str, allowed: Sequence[str]) -> None:
+    new = FORMER[name]
+    if name in allowed or new not in allowed:
+        return
+    if new in given:
+        raise TypeError(f"{verb}() got {name!r} and {new!r}: {name} is the former name of {new}")
+    warnings.warn(f"{verb}({name}=) is now {verb}({new}=)", DeprecationWarning, stacklevel=3)
+    given[new] = given.pop(name)
 
 
 def check_keywords(verb: str, given: Mapping[str, object], allowed: Iterable[str]) -> None:
@@ -208,13 +225,11 @@ def check_keywords(verb: str, given: Mapping[str, object], allowed: Iterable[str
         TypeError: prune() has no keyword 'granularty': did you mean 'granularity'?
     """
     allowed = [name for name in allowed if name != "self"]
-    for name, value in given.items():
+    for name in given:
         if name in allowed:
             continue
         near = get_close_matches(name, allowed, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(allowed)}"
-        if name == "seed" and "generator" in allowed:
-            hint = f"give generator=torch.Generator().manual_seed({value!r})"
         raise TypeError(f"{verb}() has no keyword {name!r}: {hint}")
 
 

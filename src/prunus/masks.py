@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from prunus.files import whole_file
+from prunus.table import Table
 from prunus.weights import depth_outside, matrices
 
 
@@ -168,6 +169,43 @@ def _check_bytes(name: str, mask: Tensor) -> None:
     largest = int(mask.view(torch.uint8).max())
     if largest > 1:
         raise ValueError(f"mask of {name!r} has bytes that are not 0 or 1, such as {largest}: give mask != 0")
+
+
+def table_of(
+    title: str,
+    shapes: Mapping[str, Sequence[int]],
+    counts: Mapping[str, tuple[int, int]],
+    more: Mapping[str, Sequence[int | None]] | None = None,
+) -> Table:
+    """Weight tensors: shape, weights, pruned count and fraction; and which of them are emptied.
+
+    Args:
+        title: above.
+        shapes, counts: by name; counts as in `Masks.counts`.
+        more: further columns, a number a tensor, None where it is not known.
+    """
+    more = more or {}
+    gone = [pruned == weights > 0 for pruned, weights in counts.values()]
+    lines = [
+        [
+            name.removesuffix(".weight"),
+            " x ".join(map(str, shapes[name])),
+            *_cells([count]),
+            *("" if column[at] is None else f"{column[at]:,}" for column in more.values()),
+            *(["emptied" if gone[at] else ""] if any(gone) else []),
+        ]
+        for at, (name, count) in enumerate(counts.items())
+    ]
+    sums = (f"{sum(number or 0 for number in column):,}" for column in more.values())
+    flags = [f"{sum(gone):,} emptied"] if any(gone) else []
+    total = [counted(len(counts), "layer"), "", *_cells(list(counts.values())), *sums, *flags]
+    head = ("layer", "shape", "weights", "pruned", "fraction", *more, *([""] if any(gone) else []))
+    return Table(head, lines, title=title, totals=[total])
+
+
+def _cells(counts: Sequence[tuple[int, int]]) -> list[str]:
+    pruned, weights = sum(pruned for pruned, _ in counts), sum(weights for _, weights in counts)
+    return [f"{weights:,}", f"{pruned:,}", f"{pruned / max(1, weights):.4f}"]
 
 
 SHOWN = 5  # names in a warning

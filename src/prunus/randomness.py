@@ -1,9 +1,41 @@
-"""Random numbers that depend on what they are for, and on nothing that was drawn before."""
+"""What is drawn from: what `seed=` stands for, and streams that depend on what they are for alone."""
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import torch
+
+from prunus.checks import check_whole
+
+Seed: TypeAlias = int | torch.Generator  # what `seed=` is everywhere
+
+
+def generator_of(seed: Seed | None) -> torch.Generator | None:
+    """What to draw from: a generator of this seed, the generator itself, or None for torch's global one.
+
+    Raises:
+        ValueError: something else.
+
+    Example:
+        >>> generator_of(3).initial_seed(), generator_of(None)
+        (3, None)
+    """
+    if seed is None or isinstance(seed, torch.Generator):
+        return seed
+    return torch.Generator().manual_seed(check_whole("seed", seed))
+
+
+def number_of(seed: Seed) -> int:
+    """The seed as a number, for what numbers its draws or records them; of a generator, one drawn from it.
+
+    Raises:
+        ValueError: neither a whole number nor a generator.
+    """
+    if isinstance(seed, torch.Generator):
+        return int(torch.randint(2**62, (), generator=seed, device=seed.device))
+    return check_whole("seed", seed)
 
 
 def mixed(*numbers: int) -> int:

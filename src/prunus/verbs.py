@@ -17,7 +17,7 @@ from prunus.masks import Masks, check_same_weights, emptied, warn_of_emptied
 from prunus.processes import of_first
 from prunus.scores.evidence import Evidence
 from prunus.selection.draw import Candidates
-from prunus.selection.ranking import Choice, lay_out, rank, rank_as_is
+from prunus.selection.ranking import Choice, lay_out, rank, rank_as_is, seeded
 from prunus.weights import CUT, layer_weights
 
 if TYPE_CHECKING:
@@ -54,9 +54,10 @@ def make_masks(model: nn.Module, p_prune: Amount, p_bern: float = 1.0, **choice:
         Masks(2 tensors, 684 of 2,736 weights pruned)
     """
     p_prune, p_bern = check_amount("p_prune", p_prune), check_fraction("p_bern", p_bern)
+    choice, generator = seeded(choice)
     [candidates] = rank(model, **choice).candidates([p_prune])
-    masks = candidates.draw(p_bern, choice.get("generator"))
-    decided = p_bern in (0, 1) or choice.get("generator") is not None
+    masks = candidates.draw(p_bern, generator)
+    decided = p_bern in (0, 1) or generator is not None
     masks = masks if decided else Masks(dict(of_first(masks.items())))
     candidates.warn_of_emptied(masks)
     return masks
@@ -91,9 +92,9 @@ def prune(
         ValueError: an argument out of range; see `prunus.rank`. The model is left as it was.
 
     Example:
-        >>> import prunus, torch
+        >>> import prunus
         >>> net = nn.Conv2d(3, 16, 3)
-        >>> with prunus.prune(net, 0.5, generator=torch.Generator().manual_seed(0)) as pruning:
+        >>> with prunus.prune(net, 0.5, seed=0) as pruning:
         ...     print(pruning.masks.sparsity, int((net.weight == 0).sum()))
         0.5 216
         >>> int((net.weight == 0).sum())
@@ -101,6 +102,7 @@ def prune(
     """
     p_prune, p_bern = check_amount("p_prune", p_prune), check_fraction("p_bern", p_bern)
     choose("passes", passes, PASSES)
+    choice, _ = seeded(choice)
     [candidates] = rank(model, **choice).candidates([p_prune])
     return _pruning(model, candidates, p_bern, passes, choice)
 
@@ -119,7 +121,8 @@ def resume(model: nn.Module, kept: Mapping[str, Tensor], choice: Choice) -> Prun
 
 
 def _pruning(model: nn.Module, candidates: Candidates, p_bern: float, passes: str, choice: Choice) -> Pruning:
-    return Pruning(model, candidates, p_bern, passes, choice.get("generator"), partial(_deeper, choice))
+    choice, generator = seeded(choice)
+    return Pruning(model, candidates, p_bern, passes, generator, partial(_deeper, choice))
 
 
 def _deeper(
@@ -161,10 +164,11 @@ def global_prune(
     if keep_original:
         return prune(model, p_prune, p_bern=p_bern, passes="both", **choice).model
     check_fraction("p_bern", p_bern)
+    choice, generator = seeded(choice)
     ranking = rank(model, **choice)
-    masks = ranking.masks(p_prune, p_bern, choice.get("generator"))
+    masks = ranking.masks(p_prune, p_bern, generator)
     gone: dict[str, int] = {}
-    zero(model, ranking.layout.names, _noting(masks if choice.get("generator") else of_first(masks), gone))
+    zero(model, ranking.layout.names, _noting(masks if generator else of_first(masks), gone))
     if p_prune != 1:
         warn_of_emptied(gone, len(ranking.layout.names))
     return model

@@ -15,10 +15,11 @@ from prunus.application.applying import prune_by
 from prunus.application.placed import by_passes
 from prunus.application.together import Together
 from prunus.checks import Amount, check_amount
-from prunus.masks import Masks, emptied, warn_of_emptied
+from prunus.masks import Masks, emptied, table_of, warn_of_emptied
 from prunus.processes import of_first
 from prunus.scores.evidence import Evidence
 from prunus.selection.draw import Candidates
+from prunus.table import Table
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -61,10 +62,24 @@ class Handle(Restoring):
 class Pruning(Handle):
     """A pruned model and the candidates it was pruned from; as a context manager, restores at the end.
 
+    Printed, it is a table of its weight tensors, in which emptied ones are flagged; so it is in a notebook.
+
     Attributes:
         model: the pruned network.
         masks: the masks drawn last, True = keep.
         candidates, p_bern, passes, generator: what they are drawn from, and how.
+
+    Example:
+        >>> import prunus
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 8, 1))
+        >>> with prunus.prune(net, 0.5, scope="layer") as pruning:
+        ...     print(pruning)
+        Pruning(Masks(2 tensors, 34 of 68 weights pruned), passes='both', p_bern=1)
+        layer             shape  weights  pruned  fraction
+        0         4 x 1 x 3 x 3       36      18    0.5000
+        1         8 x 4 x 1 x 1       32      16    0.5000
+        <BLANKLINE>
+        2 layers                      68      34    0.5000
     """
 
     def __init__(
@@ -86,6 +101,17 @@ class Pruning(Handle):
     def __repr__(self) -> str:
         ended = "" if self._in_force else ", ended"
         return f"Pruning({self.masks!r}, passes={self.passes!r}, p_bern={self.p_bern:g}{ended})"
+
+    def __str__(self) -> str:
+        return str(self._table)
+
+    def _repr_html_(self) -> str:
+        return self._table.html()
+
+    @property
+    def _table(self) -> Table:
+        shapes = {name: mask.shape for name, mask in self.masks.items()}
+        return table_of(repr(self), shapes, self.masks.counts)
 
     def _agreed(self, candidates: Candidates) -> Candidates:
         """Those of the first process: others may have other evidence, or random numbers of their own."""

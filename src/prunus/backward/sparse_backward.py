@@ -20,6 +20,7 @@ from prunus.backward.presets import PRESETS
 from prunus.backward.report import Report, report_of
 from prunus.checks import check_flag, check_keywords, check_whole, chosen
 from prunus.masks import SHOWN, Masks, counted
+from prunus.randomness import Seed, number_of
 from prunus.selection.patterns import taken
 from prunus.weights import (
     PLAIN,
@@ -104,7 +105,7 @@ def sparse_backward(
     every: int = 1,
     dense_every: int = 0,
     warmup: int = 0,
-    seed: int = 0,
+    seed: Seed = 0,
     faster: bool = False,
     layers: Layers | None = None,
     include: Patterns | None = None,
@@ -125,7 +126,7 @@ def sparse_backward(
             and x are chosen in each. A step is a backward pass that comes to the layer.
         dense_every: every so many-th step is dense, 0 for none.
         warmup: so many steps at first are dense.
-        seed: of random rules.
+        seed: of random rules, see `prunus.rank`.
         faster: let timing decide in the first six steps, which are dense, layer by layer, and leave a layer
             dense in all its passes where its rules save no time. Weights of linear layers are then also tried
             as sparse matrices. What is chosen depends on the machine. Under reentrant checkpoints nothing is
@@ -158,7 +159,7 @@ def sparse_backward(
         check_whole("every", every, least=1),
         check_whole("dense_every", dense_every),
         check_whole("warmup", warmup),
-        check_whole("seed", seed),
+        number_of(seed),
         check_flag("faster", faster),
     )
     kinds = (*PLAIN, *conv1d()) if layers is None else layers

@@ -13,7 +13,7 @@ import click
 from prunus.cli.config import configured, errors_name_file
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from prunus.table import Table
 
 OWN, RUN = "Options", "Run"  # titles of groups: what only one command has, and how any is run
 META = "prunus.cli."  # of what the context of a command keeps about it
@@ -133,9 +133,6 @@ def tell_rows(rows: Iterable[Any], *lines: Table | str) -> None:
 
 
 def show(made: Table) -> None:
-    """Print a table as wide as it is: a cut number would be a wrong one."""
-    from rich.console import Console
-
-    console = Console()
-    needed = console.measure(made, options=console.options.update(width=10_000)).maximum
-    Console(width=max(console.width, needed)).print(made)
+    """Print a table, on a terminal with a bold head."""
+    for number, line in enumerate(str(made).splitlines()):
+        click.secho(line, bold=number == bool(made.title))

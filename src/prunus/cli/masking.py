@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 def masks_for(network: Network, how: HowToPrune, which: Which, source: Source, example: Tensor) -> Masks:
     """Of a network that is not pruned; images are read where the criterion needs them."""
-    import torch
 
     from prunus.inputs.images import open_images
     from prunus.scores.collecting import evidence
@@ -29,10 +28,8 @@ def masks_for(network: Network, how: HowToPrune, which: Which, source: Source, e
     choice = asdict(how)
     del choice["passes"]  # masks are the same for all
     choice["p_prune"] = with_others(choice["p_prune"], choice.pop("p_prune_of"))
-    generator, known = torch.Generator().manual_seed(choice.pop("seed")), None
+    known = None
     if needs_of([choice["criterion"]]):
         calibration = open_images(network, source, train=True)
         known = evidence(network.model, calibration, criterion=choice["criterion"], **which)
-    return make_masks(
-        network.model, **choice, **which, evidence=known, generator=generator, example_inputs=example
-    )
+    return make_masks(network.model, **choice, **which, evidence=known, example_inputs=example)

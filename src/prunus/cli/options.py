@@ -22,7 +22,7 @@ from prunus.cli.values import FractionsOf, Name, Names, Numbers
 if TYPE_CHECKING:
     import torch
 
-    from prunus.evaluation.sweep import Setting
+    from prunus.evaluation.points import Setting
     from prunus.inputs.images import Source
     from prunus.inputs.networks import Network
     from prunus.weights import Which
@@ -221,9 +221,7 @@ class HowToPrune:
         """Every combination."""
         from prunus.evaluation.sweep import grid
 
-        told = asdict(self)
-        seeds = told.pop("seed")
-        return grid(**told, seeds=seeds)
+        return grid(**asdict(self))
 
     def recorded(self, scopes: Sequence[str]) -> dict[str, Any]:
         """As a results folder keeps it; without what is not used, as folders do that are older than that.

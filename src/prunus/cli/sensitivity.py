@@ -36,8 +36,9 @@ def sensitivity_command(measuring: Measuring, groups: Sequence[str] | None) -> N
     prunus sensitivity --data IMAGENET -a resnet18 --granularity filter -o results
     """
     from prunus.evaluation.experiment import Probing
-    from prunus.results.heat import SENSITIVITY, ranked_table
+    from prunus.results.heat import SENSITIVITY
+    from prunus.results.tables import ranked_tables
 
     rows = measuring.run(Probing, SENSITIVITY, groups=groups)
     made = f"\n{measuring.output}: results.csv, results.json; sensitivity as .png and .svg"
-    tell_rows(rows, *ranked_table(rows), made)
+    tell_rows(rows, *ranked_tables(rows), made)

@@ -13,9 +13,10 @@ import torch
 
 from prunus.evaluation.evaluate import evaluate
 from prunus.evaluation.find import Found, find
+from prunus.evaluation.points import Point, Setting
 from prunus.evaluation.rows import ProbeRow, SweepRow
 from prunus.evaluation.sensitivity import checked_groups, probe, sensitivity
-from prunus.evaluation.sweep import Point, Setting, measure, ranked
+from prunus.evaluation.sweep import measure, ranked
 from prunus.inputs.images import Batch, Images, Source, first_inputs, open_images
 from prunus.inputs.networks import Network
 from prunus.progress import Monitor

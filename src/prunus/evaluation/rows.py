@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
-from prunus.checks import check_number, check_text, check_whole
+from prunus.checks import check_number, check_text, check_whole, choose
 from prunus.evaluation.evaluate import Result
-from prunus.evaluation.sweep import Point, Setting
+from prunus.evaluation.points import Function, Point, Probe, Setting
 
 COLUMNS = (
     "network",
@@ -19,6 +21,7 @@ COLUMNS = (
     "acc1",
     "acc5",
     "loss",
+    "metric",
     "correct",
     "images",
     "correct5",
@@ -68,20 +71,23 @@ class SweepRow:
         """The network and the setting."""
         return self.network, self.point.setting
 
+    @property
+    def value(self) -> float:
+        """Top-1 accuracy in percent, or the metric."""
+        return value_of(self.point.result)
+
     def columns(self) -> dict[str, Any]:
         """Every column of the CSV by name."""
         point, result = self.point, self.point.result
         values = {
             "network": self.network,
             "pruned_fraction": round(point.pruned_fraction, 6),
-            "acc1": round(result.top1, 4),
-            "acc5": round(result.top5, 4),
             "pruned": point.pruned,
             "weights": point.weights,
-            **asdict(result),
-            **asdict(point.setting),
+            **_measured(result),
+            **{field.name: _plain(getattr(point.setting, field.name)) for field in fields(point.setting)},
         }
-        return {column: values[column] for column in COLUMNS}
+        return {column: values[column] for column in COLUMNS if column in values}
 
     def stored(self) -> dict[str, Any]:
         """What `read` makes the row of, as JSON can keep it."""
@@ -94,13 +100,19 @@ class SweepRow:
         Raises:
             KeyError, TypeError, ValueError: `stored` gives no such thing.
         """
-        for name in ("seed", "images", "correct", "correct5"):
+        counted = () if "metric" in columns else ("correct", "correct5")
+        for name in ("seed", "images", *counted):
             check_whole(name, columns[name])
-        check_number("loss", columns["loss"])
-        result = Result(**{name: columns[name] for name in Result.__dataclass_fields__ if name in columns})
+        what = "loss" if counted else "metric"
+        check_number(what, columns[what])
+        known: dict[str, Any] = {field.name: columns.get(field.name) for field in fields(Result)}
+        result = Result(**known)
         lacking = {"keep_at_least": 0, "coupled": False, "p_prune_of": ""}  # in rows of earlier versions
         known = {**lacking, **columns}
-        setting = Setting(**{name: known[name] for name in Setting.__dataclass_fields__})
+        given = {name: known[name] for name in Setting.__dataclass_fields__}
+        for name in ("criterion", "scope"):
+            given[name] = Function.read(check_text(name, given[name]))
+        setting = Setting(**given)
         layers = {
             name: (check_whole(name, pruned), check_whole(name, weights))
             for name, (pruned, weights) in columns["layers"].items()
@@ -109,6 +121,26 @@ class SweepRow:
 
 
 AnyRow = TypeVar("AnyRow", bound=SweepRow)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if callable(value) else value
+
+
+def value_of(result: Result) -> float:
+    """Top-1 accuracy in percent, or the metric.
+
+    Raises:
+        TypeError, ValueError: a metric that is no number.
+    """
+    return result.top1 if result.metric is None else float(result.metric)
+
+
+def _measured(result: Result) -> dict[str, Any]:
+    if result.metric is not None:
+        return {"images": result.images, "metric": result.metric}
+    counts = {field.name: getattr(result, field.name) for field in fields(result)[:4]}
+    return {"acc1": round(result.top1, 4), "acc5": round(result.top5, 4), **counts}
 
 
 @dataclass(frozen=True)
@@ -122,6 +154,13 @@ class ProbeRow(SweepRow):
 
     group: str
     predicted: float
+
+    @property
+    def probe(self) -> Probe:
+        """What was found, without the network and the setting."""
+        point = self.point
+        p_prune = point.setting.p_prune
+        return Probe(self.group, p_prune, point.pruned, point.weights, self.predicted, point.result)
 
     @property
     def item(self) -> Any:
@@ -147,6 +186,38 @@ class ProbeRow(SweepRow):
             check_number("predicted", columns["predicted"]),
         )
         return cls(row.network, row.point, group, predicted)
+
+
+RowT = TypeVar("RowT", bound=SweepRow)
+
+
+def read_rows(
+    folder: Path, read: Callable[[Mapping[str, Any]], RowT], network: str | None
+) -> tuple[str, list[RowT]]:
+    """The name of a network, and its rows of a results folder that is finished.
+
+    Args:
+        folder: its path.
+        read: one row.
+        network: of those of the folder; default the only one.
+
+    Raises:
+        FileNotFoundError: there is no results.json.
+        ValueError: these are other results, or damaged; several networks, or not this one.
+    """
+    file = folder / "results.json"
+    text = file.read_text(encoding="utf-8")
+    try:
+        rows = [read(point) for point in json.loads(text)["points"]]
+    except Exception as error:  # damaged files make for nearly any
+        raise ValueError(f"{file} does not hold such results: {error!r:.300}") from error
+    by_network: dict[str, list[RowT]] = {}
+    for row in rows:
+        by_network.setdefault(row.network, []).append(row)
+    if network is None and len(by_network) > 1:
+        raise ValueError(f"{file} holds several networks: give network=, one of {', '.join(by_network)}")
+    name = next(iter(by_network), "") if network is None else network
+    return name, choose("network", name, by_network)
 
 
 def varied(rows: Sequence[SweepRow]) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from glob import escape
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,47 +18,83 @@ from prunus.application.applying import unpruned
 from prunus.checks import check_fraction, knows_keywords
 from prunus.evaluation.batches import with_example
 from prunus.evaluation.evaluate import Metric, Result, evaluate
+from prunus.evaluation.points import Point, Probe, Setting, by_name, setting_of
+from prunus.evaluation.rows import ProbeRow, read_rows
+from prunus.evaluation.shown import Shown
 from prunus.selection.draw import Candidates
-from prunus.selection.ranking import Choice, Ranking, rank
+from prunus.selection.ranking import Choice, Ranking, rank, seeded
+from prunus.table import Table
 from prunus.verbs import apply_masks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from prunus.results.folder import Layout
+
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
-@dataclass(frozen=True)
-class Probe:
-    """One group of weights pruned alone, and all others whole.
-
-    Args:
-        group: the name of a weight, or a name pattern of several.
-        p_prune: the fraction of its pieces that was pruned.
-        pruned, weights: pruned weights of the group, and all that it has.
-        predicted: the share of the network's score that fell, by the criterion, before anything was measured.
-        result: what the network is worth then.
-    """
-
-    group: str
-    p_prune: float
-    pruned: int
-    weights: int
-    predicted: float
-    result: Result
-
-
 @dataclass(frozen=True, repr=False)
-class Sensitivity:
-    """What it costs to prune each group of weights alone.
+class Sensitivity(Shown):
+    """What it costs to prune each group of weights alone; it shows itself as `prunus.Points` do.
 
     Args:
         clean: of the unpruned network.
         probes: group by group, ratios in order.
+        setting: how was pruned; the ratio is that of each probe.
+        network: what it is called where it is shown.
+
+    Example:
+        >>> import prunus
+        >>> model = prunus.digits.load_network("plain")
+        >>> images, labels = prunus.digits.load_images()
+        >>> found = prunus.sensitivity(model, [(images[:200], labels[:200])], p_prune=(0.5, 0.9))
+        >>> print(found)                                         # doctest: +ELLIPSIS
+        Sequential
+        group     weights  predicted  acc@1 at 0.5  acc@1 at 0.9
+        0             144     0.0208 ...
+        3           2,304     0.1795 ...
+        7           3,456     0.2625 ...
+        <BLANKLINE>
+        unpruned                             97.50
     """
 
     clean: Result
     probes: Sequence[Probe]
+    setting: Setting = field(default_factory=lambda: Setting(0.0))
+    network: str = "network"
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], network: str | None = None) -> Sensitivity:
+        """That of a results folder, which `save` or `prunus sensitivity` wrote; see `prunus.Points.load`."""
+        network, rows = read_rows(Path(folder), ProbeRow.read, network)
+        clean = next(row.point for row in rows if not row.group)
+        return cls(clean.result, [row.probe for row in rows if row.group], clean.setting, network)
+
+    def rows(self) -> list[ProbeRow]:
+        """The unpruned network and every probe, as rows of a results folder."""
+        [setting] = by_name([self.setting])
+        clean = Point(replace(setting, p_prune=0.0), self.clean, {})
+        rows = [ProbeRow(self.network, clean, "", 0.0)]
+        for probe in self.probes:
+            how, layers = (
+                replace(setting, p_prune=probe.p_prune),
+                {probe.group: (probe.pruned, probe.weights)},
+            )
+            rows.append(
+                ProbeRow(self.network, Point(how, probe.result, layers), probe.group, probe.predicted)
+            )
+        return rows
+
+    def _tables(self) -> Iterator[Table]:
+        from prunus.results.tables import ranked_tables
+
+        return ranked_tables(self.rows())
+
+    def _layout(self) -> Layout[ProbeRow]:
+        from prunus.results.heat import SENSITIVITY
+
+        return SENSITIVITY
 
     def __repr__(self) -> str:
         first = self.ranked[0]
@@ -145,14 +183,14 @@ def probe(
     loader: Iterable[Any],
     items: Iterable[tuple[str, float]],
     ranking: Ranking,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     amp: torch.dtype | None = None,
     metric: Metric | None = None,
 ) -> Iterator[Probe]:
     """Measure (group, ratio) one by one. The model is pruned only while it is being measured."""
     for group, p_prune in items:
         [candidates] = ranking.candidates([{group: p_prune}])
-        masks = candidates.draw(generator=generator)
+        masks = candidates.draw(seed=generator)
         with unpruned(model):
             apply_masks(model, masks)
             result = evaluate(model, loader, amp, metric=metric)
@@ -212,7 +250,8 @@ def sensitivity(
         **choice: keyword arguments of `prunus.rank`.
 
     Returns:
-        `.ranked` groups, most sensitive first; `.probes`; `.allot(p_prune)`, fractions for each group.
+        `.ranked` groups, most sensitive first; `.probes`; `.allot(p_prune)`, fractions for each group. It
+        shows itself, see `prunus.Points`: `.table()`, `.plot()`, `.to_pandas()`, `.save(folder)`.
 
     Raises:
         TypeError: `loader` can be read only once.
@@ -232,11 +271,11 @@ def sensitivity(
     ratios = [check_fraction("p_prune", p) for p in several]
     if not ratios:
         raise ValueError("p_prune is empty: expected one fraction at least")
-    generator = choice.get("generator") or torch.Generator().manual_seed(0)
-    choice = with_example(choice, loader, model)
+    choice, generator = seeded(with_example(choice, loader, model))
     ranking = rank(model, **choice)
     names = checked_groups(ranking, groups)
     with unpruned(model):
         clean = evaluate(model, loader, amp, metric=metric)
     items = [(group, p) for group in names for p in ratios]
-    return Sensitivity(clean, list(probe(model, loader, items, ranking, generator, amp, metric)))
+    probes = list(probe(model, loader, items, ranking, generator, amp, metric))
+    return Sensitivity(clean, probes, setting_of(choice), type(model).__name__)

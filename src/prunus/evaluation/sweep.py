@@ -2,121 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import torch
 from torch import nn
 
 from prunus.application.applying import unpruned
-from prunus.application.placed import PASSES
-from prunus.checks import Amount, check_fraction, check_whole, choose, knows_keywords
+from prunus.checks import knows_keywords
 from prunus.evaluation.batches import example_of
 from prunus.evaluation.evaluate import Metric, Result, evaluate
+from prunus.evaluation.points import Point, Setting, by_name
+from prunus.evaluation.rows import SweepRow, read_rows
+from prunus.evaluation.shown import Shown
 from prunus.masks import Masks, counted, warn_of_emptied
+from prunus.randomness import Seed, number_of
 from prunus.scores.criteria import Criterion
 from prunus.scores.evidence import Evidence
-from prunus.selection.patterns import read_fractions, with_others
-from prunus.selection.pieces import NORMS
-from prunus.selection.ranking import Choice, Ranking, rank, settle_scope
+from prunus.selection.ranking import Ranking, rank
 from prunus.selection.scope import Scope
+from prunus.table import Table
 from prunus.verbs import apply_masks
 from prunus.weights import Layers, Patterns, Which
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-
-@dataclass(frozen=True)
-class Setting:
-    """One way to prune: arguments of `prunus.prune`, the scope settled, and the seed of its generator."""
-
-    p_prune: float
-    p_bern: float = 1.0
-    granularity: str = "weight"
-    criterion: str | Criterion = "magnitude"
-    scope: str | Scope | None = None
-    norm: str = "l1"
-    passes: str = "both"
-    seed: int = 0
-    keep_at_least: int = 0
-    coupled: bool = False
-    p_prune_of: str = ""  # other fractions by name pattern, see `prunus.selection.patterns`
-
-    def __post_init__(self) -> None:
-        check_fraction("p_prune", self.p_prune)
-        check_fraction("p_bern", self.p_bern)
-        choose("norm", self.norm, NORMS)
-        choose("passes", self.passes, PASSES)
-        check_whole("keep_at_least", self.keep_at_least)
-        read_fractions(self.p_prune_of)
-        object.__setattr__(self, "scope", settle_scope(self.criterion, self.granularity, self.scope))
-
-    @property
-    def amount(self) -> Amount:
-        """The fraction, or fractions by name pattern, as `prunus.prune` takes them."""
-        return with_others(self.p_prune, self.p_prune_of)
-
-    def choice(
-        self,
-        which: Which,
-        *,
-        generator: torch.Generator,
-        evidence: Evidence | None = None,
-        example_inputs: Any = None,
-    ) -> Choice:
-        """All keyword arguments of `prunus.rank`."""
-        return {
-            "criterion": self.criterion,
-            "granularity": self.granularity,
-            "scope": self.scope,
-            "norm": self.norm,
-            "keep_at_least": self.keep_at_least,
-            "coupled": self.coupled,
-            "generator": generator,
-            "evidence": evidence,
-            "example_inputs": example_inputs,
-            **which,
-        }
-
-    @property
-    def ranked_by(self) -> Setting:
-        """Settings that agree in this share one ranking."""
-        return replace(self, p_prune=0.0, p_bern=1.0, passes="both", p_prune_of="")
+    from prunus.results.folder import Layout
 
 
-@dataclass(frozen=True, repr=False)
-class Point:
-    """What one setting costs, and the (pruned, all) weights of every layer."""
-
-    setting: Setting
-    result: Result
-    layers: dict[str, tuple[int, int]]
-
-    def __repr__(self) -> str:
-        setting, result = self.setting, self.result
-        how = f"p_prune={setting.p_prune:g}, p_bern={setting.p_bern:g}, {setting.granularity!r}"
-        found = f"top-1 {result.top1:.2f}%" if result.correct is not None else f"metric {result.metric}"
-        return f"Point({how}: {self.pruned:,} of {self.weights:,} weights pruned, {found})"
-
-    @property
-    def pruned(self) -> int:
-        """Number of pruned weights."""
-        return sum(pruned for pruned, _ in self.layers.values())
-
-    @property
-    def weights(self) -> int:
-        """Number of prunable weights."""
-        return sum(weights for _, weights in self.layers.values())
-
-    @property
-    def pruned_fraction(self) -> float:
-        """`pruned / weights`."""
-        return self.pruned / max(1, self.weights)
-
-
+@knows_keywords()
 def grid(
     p_prune: Sequence[float] | float,
     p_bern: Sequence[float] | float = 1.0,
@@ -125,19 +44,19 @@ def grid(
     scope: Sequence[str | Scope] | str | Scope | None = None,
     norm: str = "l1",
     passes: Sequence[str] | str = "both",
-    seeds: Sequence[int] | int = 0,
+    seed: Sequence[Seed] | Seed = 0,
     keep_at_least: int = 0,
     coupled: bool = False,
     p_prune_of: str = "",
 ) -> list[Setting]:
     """Every combination, once; each argument is one value or several."""
     return [
-        Setting(p, bern, piece, how, where, norm, mode, seed, keep_at_least, coupled, p_prune_of)
+        Setting(p, bern, piece, how, where, norm, mode, number, keep_at_least, coupled, p_prune_of)
         for piece in _several(granularity)
         for how in _several(criterion)
         for where in _several(scope)
         for mode in _several(passes)
-        for seed in _several(seeds)
+        for number in map(number_of, _several(seed))
         for bern in _several(p_bern)
         for p in _several(p_prune)
     ]
@@ -228,6 +147,83 @@ def _masks(
         yield setting, candidates.draw(setting.p_bern, generator)
 
 
+class Points(list[Point], Shown):
+    """What `prunus.sweep` found: a list of points that shows itself.
+
+    `.plot()` is accuracy against the pruned fraction, `.plot("layers")` what every layer loses.
+
+    Args:
+        points: in the order of measuring.
+        network: what it is called where it is shown.
+
+    Example:
+        >>> import prunus
+        >>> model = prunus.digits.load_network("plain")
+        >>> images, labels = prunus.digits.load_images()
+        >>> ways = {"p_prune": (0, 0.5), "granularity": ("kernel", "weight")}
+        >>> points = prunus.sweep(model, [(images, labels)], **ways)
+        >>> points
+        Points(4 points)
+        >>> print(points[2:].table())                            # doctest: +ELLIPSIS
+        network     p_prune  fraction  acc@1   acc@5    loss
+        Sequential        0    0.0000  98.2...
+        Sequential      0.5    0.5000  9...
+        >>> points.plot().savefig("curve.pdf")                   # doctest: +SKIP
+        >>> points.save("results")                               # doctest: +SKIP
+        >>> points.to_pandas()["acc1"].max()                     # doctest: +SKIP
+    """
+
+    def __init__(self, points: Iterable[Point] = (), network: str = "network") -> None:
+        super().__init__(points)
+        self.network = network
+
+    def __repr__(self) -> str:
+        return f"Points({counted(len(self), 'point')})"
+
+    @overload
+    def __getitem__(self, at: SupportsIndex) -> Point: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Points: ...
+
+    def __getitem__(self, at: SupportsIndex | slice) -> Point | Points:
+        """A point, or some of them as Points."""
+        if isinstance(at, slice):
+            return Points(super().__getitem__(at), self.network)
+        return super().__getitem__(at)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], network: str | None = None) -> Points:
+        """Those of a results folder, which `save` or `prunus sweep` wrote.
+
+        Args:
+            folder: its path.
+            network: of the networks of the folder; default the only one.
+
+        Raises:
+            FileNotFoundError: no results there.
+            ValueError: several networks, or not this one; or no results of a sweep.
+        """
+        network, rows = read_rows(Path(folder), SweepRow.read, network)
+        return cls([row.point for row in rows], network)
+
+    def rows(self) -> list[SweepRow]:
+        """As rows of a results folder."""
+        settings = by_name([point.setting for point in self])
+        named = (replace(point, setting=setting) for point, setting in zip(self, settings, strict=True))
+        return [SweepRow(self.network, point) for point in named]
+
+    def _tables(self) -> list[Table]:
+        from prunus.results.tables import table
+
+        return [table(self.rows())]
+
+    def _layout(self) -> Layout[SweepRow]:
+        from prunus.results.curves import SWEEP
+
+        return SWEEP
+
+
 @knows_keywords()
 def sweep(
     model: nn.Module,
@@ -240,7 +236,7 @@ def sweep(
     scope: Sequence[str | Scope] | str | Scope | None = None,
     norm: str = "l1",
     passes: Sequence[str] | str = "both",
-    seeds: Sequence[int] | int = 0,
+    seed: Sequence[Seed] | Seed = 0,
     layers: Layers = (nn.Conv2d,),
     include: Patterns | None = None,
     exclude: Patterns | None = (),
@@ -250,17 +246,17 @@ def sweep(
     keep_at_least: int = 0,
     coupled: bool = False,
     example_inputs: Any = None,
-) -> list[Point]:
+) -> Points:
     """Accuracy at every combination of the given values; the model is left as it was.
 
-    The point of a seed is that of `prunus.prune(..., generator=torch.Generator().manual_seed(seed))`.
+    The point of a seed is that of `prunus.prune(..., seed=seed)`.
 
     Args:
         model: from images to logits; of a pruned one, the original weights are pruned.
         loader: (images, labels) batches, or others that `evaluate` takes; read once for every point.
         p_prune: one fraction in [0, 1] or several; likewise `p_bern`.
         granularity: one name or several; likewise `criterion` and `scope` (names or functions) and
-            `seeds`. See `prunus.rank`.
+            `seed`. See `prunus.rank`.
         norm: see `prunus.rank`; likewise `keep_at_least`, `coupled`, `layers`, `include`, `exclude`,
             `evidence`.
         example_inputs: for `coupled`; default of the loader's first.
@@ -269,8 +265,9 @@ def sweep(
         metric: measure this in place of accuracy, see `evaluate`.
 
     Returns:
-        Points in the order granularity, criterion, scope, passes, seed, p_bern, p_prune: `.setting`,
-        `.result` (see `evaluate`), `.pruned_fraction`, `.layers`.
+        A list of points in the order granularity, criterion, scope, passes, seed, p_bern, p_prune:
+        `.setting`, `.result` (see `evaluate`), `.pruned_fraction`, `.layers`. It shows itself, see
+        `prunus.Points`: `.table()`, `.plot()`, `.to_pandas()`, `.save(folder)`.
 
     Raises:
         TypeError: `loader` can be read only once.
@@ -288,20 +285,19 @@ def sweep(
     if isinstance(loader, Iterator):
         raise TypeError("loader is an iterator, which can be read once only: give a DataLoader or a list")
     settings = grid(
-        p_prune, p_bern, granularity, criterion, scope, norm, passes, seeds, keep_at_least, coupled
+        p_prune, p_bern, granularity, criterion, scope, norm, passes, seed, keep_at_least, coupled
     )
     which: Which = {"layers": layers, "include": include, "exclude": exclude}
     if coupled and example_inputs is None:
         example_inputs = example_of(loader, model)
-    return list(
-        measure(
-            model,
-            loader,
-            settings,
-            evidence=evidence,
-            example_inputs=example_inputs,
-            amp=amp,
-            metric=metric,
-            **which,
-        )
+    points = measure(
+        model,
+        loader,
+        settings,
+        evidence=evidence,
+        example_inputs=example_inputs,
+        amp=amp,
+        metric=metric,
+        **which,
     )
+    return Points(points, type(model).__name__)

@@ -40,7 +40,7 @@ class Layout(Generic[R]):
     """How the rows of one kind of results are read, and which pictures and summary are made of them."""
 
     read: Callable[[Mapping[str, Any]], R]
-    figures: Mapping[str, Callable[[Sequence[R]], Figure]]
+    figures: Mapping[str, Callable[..., Figure]]  # of rows
     summary: Callable[[Sequence[R]], list[dict[str, Any]]] | None = None
     check: Callable[[Sequence[R]], None] | None = None  # raises where rows do not go together
     order: Callable[[Sequence[R]], Sequence[R]] = list  # what is shown, however the folder came to it
@@ -132,6 +132,12 @@ class ResultsFolder(Generic[R]):
         with whole_file(self._json(self.part)) as partial:
             text = json.dumps({"settings": self.settings, "points": points}, indent=1)
             partial.write_text(text, encoding="utf-8")
+
+    def replace(self, rows: Sequence[R]) -> None:
+        """Hold these rows and no others, and finish."""
+        self.rows, self._own = [], []
+        self.add(*rows)
+        self.finish()
 
     def finish(self) -> None:
         """Write all that is made from the rows of all parts: the CSV, and the pictures as PNG and SVG."""

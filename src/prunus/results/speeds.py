@@ -11,7 +11,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from prunus.files import whole_file
+from prunus.results.figures import Picture, fit, legend_outside
 from prunus.results.folder import write_config
+from prunus.results.palette import color, plain
 
 
 def write_speeds(rows: Sequence[Mapping[str, Any]], folder: Path, config: str) -> None:
@@ -38,7 +40,8 @@ def speeds(rows: Sequence[Mapping[str, Any]]) -> Figure:
     panels: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in rows:
         panels.setdefault((row["network"], row["batch_size"]), []).append(row)
-    figure = Figure(figsize=(1 + 4.4 * len(panels), 3.8), layout="constrained")
+    figure = Picture(figsize=(1 + 4.4 * len(panels), 3.8), layout="constrained")
+    bars: dict[str, Any] = {}
     for axes, ((network, size), found) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
@@ -47,7 +50,7 @@ def speeds(rows: Sequence[Mapping[str, Any]]) -> Figure:
         width = 0.8 / len(models)
         for number, model in enumerate(models):
             ran = [row for row in found if row["model"] == model and row["ms"] is not None]
-            axes.bar(
+            bars[model] = axes.bar(
                 [runtimes.index(row["runtime"]) + (number + 0.5) * width - 0.4 for row in ran],
                 [row["ms"] for row in ran],
                 width,
@@ -56,12 +59,11 @@ def speeds(rows: Sequence[Mapping[str, Any]]) -> Figure:
                     [row["high"] - row["ms"] for row in ran],
                 ],
                 capsize=2,
-                color=f"C{number % 10}",
-                label=model,
+                color=color(number),
             )
         axes.set_xticks(range(len(runtimes)), runtimes)
-        axes.set_title(f"{network}, {size} at a time", fontsize=10)
+        axes.set_title(plain(f"{network}, {size} at a time"), fontsize=10)
         axes.set_ylabel("milliseconds, median and quartiles")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
-    return figure
+    legend_outside(figure, bars)
+    return fit(figure)

@@ -1,15 +1,17 @@
-"""Tables: of a sweep, and of masks layer by layer."""
+"""Tables: of a sweep, of sensitivities, and of masks layer by layer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
 from torch import nn
 
-from prunus.evaluation.rows import SweepRow, varied
-from prunus.masks import Masks
+from prunus.evaluation.evaluate import Result
+from prunus.evaluation.rows import ProbeRow, SweepRow, varied, worded
+from prunus.evaluation.sensitivity import Sensitivity
+from prunus.masks import Masks, table_of
+from prunus.table import Table
 
 
 @dataclass(frozen=True)
@@ -54,50 +56,72 @@ def layer_rows(model: nn.Module, masks: Masks, macs: Mapping[str, int]) -> list[
 
 def layer_table(title: str, rows: Sequence[LayerRow]) -> Table:
     """Shape, weights, pruned count and fraction, multiply-accumulates and bytes of each layer, and of all."""
-    made = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    made.add_column("layer", no_wrap=True)
-    counted = any(row.macs is not None for row in rows)
-    for column in ("shape", "weights", "pruned", "fraction", *(("MACs", "pruned MACs") * counted), "bytes"):
-        made.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        shape = " x ".join(map(str, row.shape))
-        made.add_row(row.name.removesuffix(".weight"), shape, *_cells([row], counted))
-    made.add_section()
-    made.add_row(f"{len(rows)} layers", "", *_cells(rows, counted))
-    return made
-
-
-def _cells(rows: Sequence[LayerRow], counted: bool) -> list[str]:
-    pruned, weights = sum(row.pruned for row in rows), sum(row.weights for row in rows)
-    macs = [row.macs for row in rows if row.macs is not None]
-    of_pruned = [row.pruned_macs for row in rows if row.pruned_macs is not None]
-    both = [f"{sum(macs):,}", f"{sum(of_pruned):,}"] if macs else ["", ""]
-    size = sum(row.bytes for row in rows)
-    return [
-        f"{weights:,}",
-        f"{pruned:,}",
-        f"{pruned / max(1, weights):.4f}",
-        *(both if counted else []),
-        f"{size:,}",
-    ]
+    more: dict[str, list[int | None]] = {"bytes": [row.bytes for row in rows]}
+    if any(row.macs is not None for row in rows):
+        more = {
+            "MACs": [row.macs for row in rows],
+            "pruned MACs": [row.pruned_macs for row in rows],
+            **more,
+        }
+    shapes = {row.name: row.shape for row in rows}
+    return table_of(title, shapes, {row.name: (row.pruned, row.weights) for row in rows}, more)
 
 
 def table(rows: Sequence[SweepRow]) -> Table:
-    """Network, p_prune, pruned fraction, acc@1, acc@5, loss, and whatever else varies."""
+    """Network, p_prune, pruned fraction, acc@1, acc@5 and loss, or a metric, and whatever else varies."""
     extra = varied(rows)
-    made = Table(box=None, header_style="bold", pad_edge=False)
-    made.add_column("network", no_wrap=True)
-    for name in (*extra, "p_prune", "fraction", "acc@1", "acc@5", "loss"):
-        made.add_column(name, justify="left" if name in extra else "right", no_wrap=True)
+    by_metric = any(row.point.result.metric is not None for row in rows)
+    measured = ("metric",) if by_metric else ("acc@1", "acc@5", "loss")
+    lines = []
     for row in rows:
         columns = row.columns()
-        made.add_row(
-            row.network,
-            *(str(columns[name]) for name in extra),
-            f"{columns['p_prune']:g}",
-            f"{columns['pruned_fraction']:.4f}",
-            f"{columns['acc1']:.2f}",
-            f"{columns['acc5']:.2f}",
-            f"{columns['loss']:.4f}",
-        )
-    return made
+        setting = [row.network, *(str(columns[name]) for name in extra), f"{columns['p_prune']:g}"]
+        lines.append([*setting, f"{columns['pruned_fraction']:.4f}", *_measured(row.point.result)])
+    return Table(("network", *extra, "p_prune", "fraction", *measured), lines, named=1 + len(extra))
+
+
+def _measured(result: Result) -> list[str]:
+    if result.metric is not None:
+        return [shown(result)]
+    return [shown(result), f"{result.top5:.2f}", f"{result.loss:.4f}"]
+
+
+def shown(result: Result) -> str:
+    """Its top-1 accuracy, or its metric."""
+    if result.metric is None:
+        return f"{result.top1:.2f}"
+    return f"{result.metric:.4g}" if isinstance(result.metric, float) else str(result.metric)
+
+
+def panels(rows: Sequence[ProbeRow]) -> Iterator[tuple[str, Sensitivity]]:
+    """Probes that differ in group and ratio alone, and what sets them apart."""
+    apart = varied(rows)
+    found: dict[tuple[str, ...], list[ProbeRow]] = {}
+    for row in rows:
+        columns = row.columns()
+        found.setdefault((row.network, *(worded(name, columns[name]) for name in apart)), []).append(row)
+    for names, members in found.items():
+        clean = next((row.point.result for row in members if not row.group), None)
+        probes = [row.probe for row in members if row.group]
+        if clean and probes:  # which a run that was interrupted may not have come to
+            yield " · ".join(names), Sensitivity(clean, probes)
+
+
+def ranked_tables(rows: Sequence[ProbeRow]) -> Iterator[Table]:
+    """For each network: its groups, most sensitive first, with the accuracy at every ratio.
+
+    `predicted` is the share of all scores that falls, as a mean over the ratios.
+    """
+    for title, found in panels(rows):
+        ratios = sorted({probe.p_prune for probe in found.probes})
+        what = "acc@1" if found.clean.metric is None else "metric"
+        lines = []
+        for group in found.ranked:
+            probes = found.groups[group]
+            results = {probe.p_prune: shown(probe.result) for probe in probes}
+            predicted = sum(probe.predicted for probe in probes) / len(probes)
+            about = [group.removesuffix(".weight"), f"{probes[0].weights:,}", f"{predicted:.4f}"]
+            lines.append([*about, *(results.get(p, "") for p in ratios)])
+        unpruned = ["unpruned", "", "", shown(found.clean), *[""] * (len(ratios) - 1)]
+        head = ("group", "weights", "predicted", *(f"{what} at {p:g}" for p in ratios))
+        yield Table(head, lines, title=title, totals=[unpruned])

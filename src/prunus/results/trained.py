@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.table import Table
 
 from prunus.evaluation.rows import in_order
 from prunus.evaluation.statistics import mean_over
+from prunus.results.figures import Picture, fit, legend_outside
 from prunus.results.folder import Layout
-from prunus.results.panels import Panel, heat_map
+from prunus.results.palette import MARKERS, color, plain
+from prunus.results.panels import Panel, heat_map, layer_name, whole
+from prunus.table import Table
 from prunus.training.rows import DENSE, GROWS, Run, TrainRow
 
 
@@ -34,12 +36,12 @@ class Outcome:
 
     @property
     def top1(self) -> tuple[float, float]:
-        """In percent: the mean over seeds, and how far its 95% interval reaches."""
+        """In whole: the mean over seeds, and how far its 95% interval reaches."""
         return mean_over([row.point.result.top1 for row in self.rows])
 
     @property
     def lost(self) -> tuple[float, float] | None:
-        """Likewise, what the dense network of the same seed has more, in percentage points."""
+        """Likewise, what the dense network of the same seed has more, in wholeage points."""
         dense = {row.run.setting.seed: row.point.result.top1 for row in self.dense}
         lost = [
             dense[row.run.setting.seed] - row.point.result.top1
@@ -90,18 +92,14 @@ def outcomes(rows: Sequence[TrainRow]) -> list[Outcome]:
 
 def trained_table(rows: Sequence[TrainRow]) -> Table:
     """Network, way, fraction, epochs and seconds, acc@1 and loss against dense, with intervals over seeds."""
-    made = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("network", "trained"):
-        made.add_column(name, no_wrap=True)
-    for name in ("fraction", "epochs", "seconds", "acc@1", "lost"):
-        made.add_column(name, justify="right", no_wrap=True)
+    lines = []
     for outcome in outcomes(rows):
         several = len(outcome.rows) > 1
         cells = [_shown(part, several) for part in (outcome.top1, outcome.lost)]
         seconds = "" if outcome.seconds is None else f"{outcome.seconds:.1f}"
         first = [outcome.run.network, outcome.run.how, f"{outcome.fraction:.4f}"]
-        made.add_row(*first, str(outcome.rows[0].epochs), seconds, *cells)
-    return made
+        lines.append([*first, str(outcome.rows[0].epochs), seconds, *cells])
+    return Table(("network", "trained", "fraction", "epochs", "seconds", "acc@1", "lost"), lines, named=2)
 
 
 def _shown(part: tuple[float, float] | None, several: bool) -> str:
@@ -116,40 +114,44 @@ def accuracy(rows: Sequence[TrainRow]) -> Figure:
     by_network: dict[str, list[Outcome]] = {}
     for outcome in outcomes(rows):
         by_network.setdefault(outcome.run.network, []).append(outcome)
-    figure = Figure(figsize=(1 + 5.2 * len(by_network), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(by_network), squeeze=False)[0]
+    figure = Picture(figsize=(1 + 5.2 * len(by_network), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(by_network), squeeze=False, sharey=True)[0]
+    handles: dict[str, Any] = {}
+    ways: dict[str, int] = {}
     for axes, (network, found) in zip(panels, by_network.items(), strict=True):
         lines: dict[str, list[Outcome]] = {}
         for outcome in found:
             lines.setdefault(outcome.run.how, []).append(outcome)
-        for number, (how, points) in enumerate(lines.items()):
+        for how, points in lines.items():
             points = sorted(points, key=lambda outcome: outcome.fraction)
             if points[0].run.is_dense:
-                axes.axhline(points[0].top1[0], color="0.4", linestyle="--", label=how)
+                handles[how] = axes.axhline(points[0].top1[0], color="0.4", linestyle="--")
                 continue
-            axes.errorbar(
+            number = ways.setdefault(how, len(ways))
+            handles[how] = axes.errorbar(
                 [100 * point.fraction for point in points],
                 [point.top1[0] for point in points],
                 [point.top1[1] for point in points],
-                label=how,
-                color=f"C{number % 10}",
-                marker="os^Dv*"[number % 6],
+                color=color(number),
+                marker=MARKERS[number % len(MARKERS)],
                 markersize=4,
                 capsize=2,
             )
-        axes.set_title(network, fontsize=10)
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -2), min(high, 102))  # intervals over two seeds reach far beyond
+        axes.set_title(plain(network), fontsize=10)
         axes.set_xlabel("pruned weights (%)")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("top-1 accuracy (%)")
-    panels[-1].legend(frameon=False, fontsize=8)
-    return figure
+    legend_outside(figure, handles)
+    return fit(figure)
 
 
 def layers(rows: Sequence[TrainRow]) -> Figure:
     """Pruned fraction of every layer after every epoch: a panel for each way, to its last amount."""
     last = {(outcome.run.network, outcome.run.how): outcome.rows[0] for outcome in outcomes(rows)}
-    return heat_map(list(_over_time(last.values())), 1, "epoch", "pruned fraction of the layer")
+    return heat_map(list(_over_time(last.values())), 100, "epoch", "pruned weights of the layer (%)", whole)
 
 
 def _over_time(rows: Any) -> Iterator[Panel]:
@@ -157,10 +159,12 @@ def _over_time(rows: Any) -> Iterator[Panel]:
         if row.over_time and row.schedule != DENSE:
             totals = {name: max(1, weights) for name, (_, weights) in row.point.layers.items()}
             values = [
-                [epoch.get(name, 0) / total for epoch in row.over_time] for name, total in totals.items()
+                [100 * epoch.get(name, 0) / weights for epoch in row.over_time]
+                for name, weights in totals.items()
             ]
             epochs = [str(number + 1) for number in range(len(row.over_time))]
-            yield Panel(f"{row.network} · {row.run.how}", np.array(values), list(totals), epochs)
+            names = [layer_name(name, total) for name, total in totals.items()]
+            yield Panel(f"{row.network} · {row.run.how}", np.array(values), names, epochs)
 
 
 def _summary(rows: Sequence[TrainRow]) -> list[dict[str, Any]]:

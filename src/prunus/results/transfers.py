@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.table import Table
 
 from prunus.evaluation.statistics import Shares, gain, wilson
+from prunus.results.figures import Picture, fit, legend_outside
 from prunus.results.folder import Layout
+from prunus.results.palette import STYLES, color, plain
+from prunus.table import Table
 from prunus.transfer.methods import KINDS, PLAIN, Method
 from prunus.transfer.published import Published, PublishedRow
 from prunus.transfer.rows import TransferRow, check_rows, goal_of
@@ -40,31 +42,29 @@ def transfer_tables(rows: Sequence[TransferRow], published: Published | None = N
     targets = list(dict.fromkeys(row.target for row in rows))
     surrogates = list(dict.fromkeys(row.surrogate for row in rows))
     for panel in panels(rows):
-        made = Table(title=title(panel), title_justify="left", box=None, pad_edge=False)
-        for column in ("surrogate", "method"):
-            made.add_column(column, no_wrap=True)
-        for column in (*targets, "black box", "minus plain", "minus random", "s/image"):
-            made.add_column(column, justify="right", no_wrap=True)
+        head = ("surrogate", "method", *targets, "black box", "minus plain", "minus random", "s/image")
+        lines = []
         for surrogate, method in dict.fromkeys((key.surrogate, key.method) for key in found):
             summaries = [found.get(Key(*panel, surrogate, method, target)) for target in targets]
             first = next((summary for summary in summaries if summary), None)
             if first:
                 shares = black_box(found, *panel, surrogate, method)
                 against = (PLAIN if method != PLAIN else None, method.control)
-                made.add_row(
-                    surrogate,
-                    method.name,
-                    *(_rate(summary) if summary else "" for summary in summaries),
-                    f"{100 * float(shares.mean()):.1f}" if shares is not None else "",
-                    *(_gain(shares, black_box(found, *panel, surrogate, other)) for other in against),
-                    f"{first.seconds_per_image:.3f}",
+                lines.append(
+                    [
+                        surrogate,
+                        method.name,
+                        *(_rate(summary) if summary else "" for summary in summaries),
+                        f"{100 * float(shares.mean()):.1f}" if shares is not None else "",
+                        *(_gain(shares, black_box(found, *panel, surrogate, other)) for other in against),
+                        f"{first.seconds_per_image:.3f}",
+                    ]
                 )
-        if beside := published.of(*panel, surrogates, targets) if published else ():
-            made.add_section()
-            made.add_row("published, not measured here:")
-            for row in beside:
-                made.add_row(row.surrogate, row.name, *_published(row, targets), style="dim")
-        yield made
+        beside = published.of(*panel, surrogates, targets) if published else ()
+        said = [["published, not measured here:"]] if beside else []
+        said += [[row.surrogate, row.name, *_published(row, targets)] for row in beside]
+        totals = [[*cells, *[""] * (len(head) - len(cells))] for cells in said]
+        yield Table(head, lines, named=2, title=title(panel), totals=totals)
 
 
 def _published(row: PublishedRow, targets: Sequence[str]) -> Iterator[str]:
@@ -96,7 +96,7 @@ def heat_map(rows: Sequence[TransferRow]) -> Figure:
     targets = list(dict.fromkeys(row.target for row in rows))
     lines = list(dict.fromkeys((key.surrogate, key.method) for key in found))
     size = 3.2 + (0.75 * len(targets) + 0.4) * len(places), 1.6 + 0.2 * len(lines)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Picture(figsize=size, layout="constrained")
     grid = figure.subplots(1, len(places), squeeze=False, sharey=True)
     for axes, panel in zip(grid.flat, places, strict=True):
         rates = np.full((len(lines), len(targets)), np.nan)
@@ -109,10 +109,10 @@ def heat_map(rows: Sequence[TransferRow]) -> Figure:
                     axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
         image = axes.imshow(rates, vmin=0, vmax=100, aspect="auto", cmap="viridis")
         axes.set_title(title(panel), fontsize=8)
-        axes.set_xticks(range(len(targets)), targets, fontsize=6, rotation=30, ha="right")
-        axes.set_yticks(range(len(lines)), [f"{s} · {method.name}" for s, method in lines], fontsize=6)
+        axes.set_xticks(range(len(targets)), map(plain, targets), fontsize=6, rotation=30, ha="right")
+        axes.set_yticks(range(len(lines)), [plain(f"{s} · {method.name}") for s, method in lines], fontsize=6)
     figure.colorbar(image, ax=grid, label="fooled (%); * white box", shrink=0.8)
-    return figure
+    return fit(figure)
 
 
 def by_gradients(rows: Sequence[TransferRow]) -> Figure:
@@ -135,7 +135,7 @@ def by_gradients(rows: Sequence[TransferRow]) -> Figure:
                 points,
                 means,
                 color=_colour(method.kind),
-                linestyle=("-", "--", ":", "-.")[nth % 4],
+                linestyle=STYLES[nth % len(STYLES)],
                 linewidth=1,
                 marker="o",
                 markersize=2,
@@ -147,11 +147,11 @@ def by_gradients(rows: Sequence[TransferRow]) -> Figure:
 
 def _colour(kind: str) -> str:
     """The colour of a kind of method, the same in every figure."""
-    return "black" if kind == PLAIN.kind else f"C{list(KINDS).index(kind)}"
+    return "black" if kind == PLAIN.kind else color(list(KINDS).index(kind))
 
 
 def _with_legend(figure: Figure) -> Figure:
-    """One legend for all panels, below them."""
+    """One legend for all panels, outside them."""
     entries = {
         label: handle
         for axes in figure.axes
@@ -160,10 +160,8 @@ def _with_legend(figure: Figure) -> Figure:
     for axes in figure.axes:
         axes.set_ylim(bottom=0)
     if entries:  # there are targets other than the surrogate
-        figure.legend(
-            entries.values(), entries, loc="outside lower center", ncols=6, frameon=False, fontsize=7
-        )
-    return figure
+        legend_outside(figure, entries)
+    return fit(figure)
 
 
 def by_strength(rows: Sequence[TransferRow]) -> Figure:
@@ -203,7 +201,7 @@ def _grid(rows: Sequence[TransferRow]) -> tuple[Figure, list[tuple[Axes, Panel, 
     """A panel for each goal and eps (down) and surrogate (across)."""
     surrogates, places = list(dict.fromkeys(row.surrogate for row in rows)), panels(rows)
     size = (1 + 3 * len(surrogates), 0.6 + 2.6 * len(places))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Picture(figsize=size, layout="constrained")
     grid = figure.subplots(len(places), len(surrogates), squeeze=False, sharey="row")
     panes = [
         (grid[line][column], panel, surrogate)
@@ -211,7 +209,7 @@ def _grid(rows: Sequence[TransferRow]) -> tuple[Figure, list[tuple[Axes, Panel, 
         for column, surrogate in enumerate(surrogates)
     ]
     for axes, panel, surrogate in panes:
-        axes.set_title(f"{surrogate}: {title(panel)}", fontsize=8)
+        axes.set_title(plain(f"{surrogate}: {title(panel)}"), fontsize=8)
         axes.set_ylabel("black-box success (%)", fontsize=8)
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=7)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunus.checks import check_fraction
+from prunus.checks import check_fraction, knows_keywords
 from prunus.masks import Masks, emptied, warn_of_emptied
+from prunus.randomness import Seed, generator_of
 from prunus.selection.arrays import CHUNK, Room, as_array, compare
 from prunus.selection.pieces import Part, Partition
 
@@ -70,7 +71,8 @@ class Candidates:
     kept: Mapping[str, Tensor]
     layout: Layout
 
-    def draw(self, p_bern: float = 1.0, generator: torch.Generator | None = None) -> Masks:
+    @knows_keywords()
+    def draw(self, p_bern: float = 1.0, seed: Seed | None = None) -> Masks:
         """Prune every candidate with chance `p_bern`, independently; no random number is used at 0 or 1.
 
         Raises:
@@ -78,7 +80,8 @@ class Candidates:
             ValueError: `p_bern` is outside [0, 1].
         """
         p_bern = check_fraction("p_bern", p_bern)
-        return Masks(dict(self.layout.masks(fall(self.kept.items(), self.layout, p_bern, generator))))
+        fallen = fall(self.kept.items(), self.layout, p_bern, generator_of(seed))
+        return Masks(dict(self.layout.masks(fallen)))
 
     def warn_of_emptied(self, masks: Masks) -> None:
         """Say, once a call and not at every draw, which tensors keep nothing, unless all was asked for."""

@@ -22,6 +22,7 @@ from prunus.checks import (
     knows_keywords,
 )
 from prunus.masks import counted
+from prunus.randomness import Seed, generator_of
 from prunus.scores.criteria import CRITERIA, Criterion, Pieces, Traits, magnitude, score, traits
 from prunus.scores.evidence import Evidence
 from prunus.scores.gradients import of_grads
@@ -46,18 +47,29 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class Choice(Which, total=False):
-    """The keyword arguments of `rank`, which every verb passes on."""
+class Unseeded(Which, total=False):
+    """The keyword arguments of `rank` but `seed`."""
 
     criterion: str | Criterion
     granularity: str
     scope: str | Scope | None
     norm: str
     evidence: Evidence | None
-    generator: torch.Generator | None
     keep_at_least: int
     coupled: bool
     example_inputs: Any
+
+
+class Choice(Unseeded, total=False):
+    """The keyword arguments of `rank`, which every verb passes on."""
+
+    seed: Seed | None
+
+
+def seeded(choice: Choice) -> tuple[Choice, torch.Generator | None]:
+    """A choice whose scores and draws are of one generator, and that."""
+    generator = generator_of(choice.get("seed"))
+    return Choice(**{**choice, "seed": generator}), generator
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,13 +136,14 @@ class Ranking:
                 )
         return candidates
 
+    @knows_keywords()
     def masks(
-        self, p_prune: Amount, p_bern: float = 1.0, generator: torch.Generator | None = None
+        self, p_prune: Amount, p_bern: float = 1.0, seed: Seed | None = None
     ) -> Iterator[tuple[str, Tensor]]:
         """One draw over the lowest fraction of pieces, tensor by tensor: not all masks exist at once."""
         p_prune, p_bern = check_amount("p_prune", p_prune), check_fraction("p_bern", p_bern)
         kept = iter(self._in_rounds(p_prune).kept.items()) if self.rounds > 1 else next(self._cuts([p_prune]))
-        return self.layout.masks(fall(kept, self.layout, p_bern, generator))
+        return self.layout.masks(fall(kept, self.layout, p_bern, generator_of(seed)))
 
     def _candidates(self, kept: Kept) -> Candidates:
         return Candidates(dict(kept), self.layout)
@@ -238,7 +251,7 @@ def rank(
     include: Patterns | None = None,
     exclude: Patterns | None = (),
     evidence: Evidence | None = None,
-    generator: torch.Generator | None = None,
+    seed: Seed | None = None,
     keep_at_least: int = 0,
     coupled: bool = False,
     example_inputs: Any = None,
@@ -270,7 +283,8 @@ def rank(
         exclude: name patterns of the weights to leave out.
         evidence: what a criterion reads beside the weights, from `prunus.evidence`; default the
             parameters' `.grad`, where they have one.
-        generator: source of random scores; default the global one.
+        seed: of random scores, and of draws where a call draws. Here and everywhere in Prunus it is a whole
+            number, or a `torch.Generator` to draw from. Default torch's global one.
         keep_at_least: number of pieces that every weight tensor keeps (or all, where it has fewer): its
             highest are no candidates, of equal ones the last, and the next lowest pieces that the scope
             covers are in their place, so that the count stays exact. A scope function has to keep as many by
@@ -309,7 +323,7 @@ def rank(
         "include": include,
         "exclude": exclude,
         "evidence": evidence,
-        "generator": generator,
+        "seed": seed,
         "keep_at_least": keep_at_least,
         "coupled": coupled,
         "example_inputs": example_inputs,
@@ -338,9 +352,7 @@ def _whole(choice: Choice) -> Choice:
 def _rank(model: nn.Module, choice: Choice, as_is: bool) -> Ranking:
     """By a choice in which nothing is missing."""
     criterion, granularity, scope = choice["criterion"], choice["granularity"], choice["scope"]
-    evidence, generator = choice["evidence"], choice["generator"]
-    if not isinstance(generator, torch.Generator | None):
-        raise TypeError(f"generator must be a torch.Generator, got {generator!r}")
+    evidence, generator = choice["evidence"], generator_of(choice["seed"])
     if not isinstance(evidence, Evidence | None):
         raise TypeError(f"evidence must come from prunus.evidence, got {type(evidence).__name__}")
     by, pool = chosen("criterion", criterion, CRITERIA), choose("norm", choice["norm"], NORMS)

@@ -15,9 +15,9 @@ from prunus.application.placed import PASSES, by_passes
 from prunus.application.reused import Reused
 from prunus.checks import check_fraction, check_whole, choose, knows_keywords
 from prunus.masks import Masks
-from prunus.randomness import stream
+from prunus.randomness import Seed, number_of, stream
 from prunus.selection.draw import Candidates
-from prunus.selection.ranking import Choice, rank
+from prunus.selection.ranking import Unseeded, rank
 from prunus.surrogates.recomputed import Drawn
 from prunus.surrogates.surrogate import Surrogate
 
@@ -56,7 +56,7 @@ class Diversified(Surrogate):
             k, before every k-th of them (attacks that call the network k times a step); "manual", only
             by `.redraw()`.
         predict: "unpruned", or "pruned" under one fixed mask where no gradient is asked for.
-        seed: of all draws. Mask number n depends on seed and n alone, on every device.
+        seed: of all draws, see `prunus.rank`. Mask number n depends on seed and n alone, on every device.
         **choice: keyword arguments of `prunus.rank`.
 
     Attributes:
@@ -79,7 +79,7 @@ class Diversified(Surrogate):
         (3, False, True)
     """
 
-    @knows_keywords(Choice)
+    @knows_keywords(Unseeded)
     def __init__(
         self,
         model: nn.Module,
@@ -89,23 +89,21 @@ class Diversified(Surrogate):
         passes: str = "both",
         redraw: str | int = "forward",
         predict: str = "unpruned",
-        seed: int = 0,
-        **choice: Unpack[Choice],
+        seed: Seed = 0,
+        **choice: Unpack[Unseeded],
     ) -> None:
         super().__init__(model)
         p_prune, p_bern = check_fraction("p_prune", p_prune), check_fraction("p_bern", p_bern)
         choose("passes", passes, PASSES)
-        if "generator" in choice:
-            raise TypeError("a surrogate draws from its own generator: give seed in place of generator")
-        choice["generator"] = stream(check_whole("seed", seed))
-        [candidates] = rank(model, **choice).candidates([p_prune])
+        number = number_of(seed)
+        [candidates] = rank(model, seed=stream(number), **choice).candidates([p_prune])
         self._plan = Plan(
             candidates,
             p_bern,
             passes,
             every=_interval(redraw),
             predicts_pruned=choose("predict", predict, {"unpruned": False, "pruned": True}),
-            seed=seed,
+            seed=number,
         )
         self.masks: Masks | None = None
         self._draws = self._used = 0

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunus.checks import check_fraction, check_whole
-from prunus.randomness import stream
+from prunus.checks import check_fraction
+from prunus.randomness import Seed, number_of, stream
 from prunus.selection.draw import bernoulli
 from prunus.surrogates.recomputed import Drawn
 from prunus.surrogates.surrogate import Surrogate
@@ -29,7 +29,7 @@ class Ghost(Surrogate):
         model: nn.Module,
         rate: float,
         *,
-        seed: int = 0,
+        seed: Seed = 0,
         layers: Layers = (nn.Conv2d,),
         include: Patterns | None = None,
         exclude: Patterns | None = (),
@@ -39,7 +39,7 @@ class Ghost(Surrogate):
             raise ValueError("rate must be below 1, or nothing is left")
         owners = [owner for w in find_weights(model, layers, include, exclude).values() for owner in w.owners]
         names = [name for name, module in model.named_modules() if module in owners]
-        self.draws, self._rate, self._seed, self._layers = 0, rate, check_whole("seed", seed), names
+        self.draws, self._rate, self._seed, self._layers = 0, rate, number_of(seed), names
         self._drawn = Drawn[int]()
 
     def _changed(self, *args: Any, **kwargs: Any) -> Any:

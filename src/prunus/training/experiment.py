@@ -23,7 +23,7 @@ from prunus.application.places import Places
 from prunus.backward.sparse_backward import sparse_backward
 from prunus.evaluation.evaluate import evaluate
 from prunus.evaluation.experiment import Measurement, Watched
-from prunus.evaluation.sweep import Point, Setting
+from prunus.evaluation.points import Point, Setting
 from prunus.files import whole_file
 from prunus.inputs.images import first_image, in_memory, open_images
 from prunus.inputs.networks import Network

@@ -14,7 +14,7 @@ from prunus.application.pruning import Pruning
 from prunus.checks import Amount, check_amount, check_fraction, knows_keywords
 from prunus.masks import Masks
 from prunus.scores.evidence import Evidence
-from prunus.selection.ranking import Choice
+from prunus.selection.ranking import Choice, seeded
 from prunus.training.moments import clear, optimizers_of
 from prunus.training.schedules import Cubic, Schedule
 from prunus.training.steps import Counter
@@ -82,8 +82,8 @@ class Gradual:
     ) -> None:
         self.model, self.to, self.start = model, check_amount("to", to), check_fraction("start", start)
         self.schedule = schedule or Cubic()
-        self._counter, self._collect = Counter(steps, choice.get("generator")), collect
-        self._choice = Choice(**choice)
+        self._choice, generator = seeded(choice)
+        self._counter, self._collect = Counter(steps, generator), collect
         self._optimizers = optimizers_of(optimizer)
         self.pruning: Pruning | None = None
         self._check_amounts()

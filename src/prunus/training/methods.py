@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from prunus.checks import check_fraction
-from prunus.evaluation.sweep import Setting
+from prunus.evaluation.points import Setting
 from prunus.masks import Masks
 from prunus.scores.evidence import Evidence
 from prunus.training.gradual import Gradual
@@ -84,7 +84,7 @@ class Subject:
             drop=drop,
             scope=self.setting.scope or "erk",
             optimizer=self.optimizer,
-            generator=self._generator,
+            seed=self._generator,
             **self.which,
         )
 

@@ -19,6 +19,7 @@ from prunus.application.state import PrunedWeight
 from prunus.checks import check_fraction, knows_keywords
 from prunus.masks import Masks
 from prunus.processes import of_first, several
+from prunus.randomness import Seed, generator_of
 from prunus.selection.line import keep_highest
 from prunus.selection.scope import Scope
 from prunus.selection.scored import check_finite
@@ -45,7 +46,7 @@ class Regrowing(ABC):
         drop: the part of the survivors that falls at first.
         scope: how the fraction is allotted; see `prunus.rank`.
         optimizer: one or several.
-        generator: of random masks and growth; default the global one. Of several processes the first decides.
+        seed: of random masks and growth, see `prunus.rank`. Of several processes the first decides.
         **which: `layers`, `include` and `exclude` of `prunus.rank`.
 
     Raises:
@@ -62,9 +63,10 @@ class Regrowing(ABC):
         optimizer: Optimizer | Sequence[Optimizer],
         drop: float = 0.3,
         scope: str | Scope = "erk",
-        generator: torch.Generator | None = None,
+        seed: Seed | None = None,
         **which: Unpack[Which],
     ) -> None:
+        generator = generator_of(seed)
         self.model, self.drop = model, check_fraction("drop", drop)
         self._optimizers, self._counter = optimizers_of(optimizer), Counter(steps, generator)
         masks = make_masks(
@@ -72,7 +74,7 @@ class Regrowing(ABC):
             check_fraction("sparsity", sparsity),
             criterion="random",
             scope=scope,
-            generator=generator,
+            seed=generator,
             **which,
         )
         self._shapes = {name: mask.shape for name, mask in masks.items()}

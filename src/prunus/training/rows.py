@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunus.checks import check_number, check_text, check_whole
+from prunus.evaluation.points import Setting
 from prunus.evaluation.rows import SweepRow
-from prunus.evaluation.sweep import Setting
 from prunus.training.methods import METHODS
 
 DENSE = "dense"
