@@ -14,6 +14,7 @@ from prunus.cli.eval import eval_command
 from prunus.cli.export import export_command
 from prunus.cli.find import find_command
 from prunus.cli.inspect import inspect_command
+from prunus.cli.report import report_command
 from prunus.cli.sensitivity import sensitivity_command
 from prunus.cli.sweep import sweep_command
 from prunus.cli.train import train_command
@@ -45,6 +46,7 @@ COMMANDS = (
     export_command,
     bench_command,
     transfer_command,
+    report_command,
 )
 for command in COMMANDS:
     cli.add_command(command)  # the first line of its docstring stands in `prunus --help`
