@@ -142,7 +142,7 @@ class ResultsFolder(Generic[R]):
         self._page_or_warning()
 
     def _page_or_warning(self) -> None:
-        """All else is written by now, and a page that cannot be drawn is no reason to lose a command's end."""
+        """All else is written by now: without a page, a command still ends well."""
         try:
             self.write_page()
         except OSError:

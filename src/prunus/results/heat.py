@@ -97,8 +97,8 @@ def page(rows: Sequence[ProbeRow]) -> Page:
             curves.append(Curve(name, told, f"{worst:.2f}% at worst", place < SHOWN))
         first, last = found.ranked[0], found.ranked[-1]
         words.append(
-            f"{title}: {found.clean.top1:.2f}% unpruned. {first.removesuffix('.weight')} is the most sensitive "
-            f"of {len(groups)}, {last.removesuffix('.weight')} the least."
+            f"{title}: {found.clean.top1:.2f}% unpruned. Of {len(groups)}, {first.removesuffix('.weight')} "
+            f"is the most sensitive, {last.removesuffix('.weight')} the least."
         )
         chart = charts.heat(_heat(title, found), 100, "p_prune", "top-1", f"{ACROSS}, {words[-1]}", "%")
         heats.append(Chart(title, chart, words[-1:], told))
@@ -106,8 +106,8 @@ def page(rows: Sequence[ProbeRow]) -> Page:
     sections = [
         Section(
             "Each alone",
-            f"Top-1 accuracy as one group of weights is pruned and all others stay, most sensitive first. At first "
-            f"the {SHOWN} most sensitive of each network are shown.",
+            "Top-1 accuracy as one group of weights is pruned and all others stay, most sensitive first."
+            + f" At first the {SHOWN} most sensitive of each network are shown." * (len(curves) > SHOWN),
             [Chart("", chart, words)],
             curves,
         ),

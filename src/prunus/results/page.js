@@ -17,7 +17,7 @@ function show() {
   }
   for (const view of views) view.signal("hidden", hidden()).runAsync();
   window.dispatchEvent(new Event("resize")); // charts that were hidden have no width
-  document.getElementById("count").textContent = all("tbody tr").filter((line) => !line.hidden).length;
+  document.getElementById("count").textContent = all("#lines tr").filter((line) => !line.hidden).length;
 }
 
 function sort(button) {
@@ -28,7 +28,7 @@ function sort(button) {
   const text = (line) => line.cells[header.cellIndex].textContent;
   const compare = (a, b) =>
     !a || !b ? !a - !b : (down ? -1 : 1) * (a - b || a.localeCompare(b, undefined, { numeric: true }));
-  const body = document.querySelector("tbody");
+  const body = document.getElementById("lines");
   body.append(...[...body.rows].sort((a, b) => compare(text(a), text(b))));
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -162,9 +163,11 @@ def _render(page: Page, settings: Mapping[str, Any], config: str, files: Sequenc
 
 
 def cell(value: Any) -> str:
-    """A value as people read it: a number as in the CSV, to six places."""
+    """A value as people read it: a number as in the CSV, to six places; of a fingerprint its beginning."""
     if value is None:
         return ""
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
+        return f"{value[:12]}…"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -5,6 +5,7 @@ What people name (networks, layers) stands in data alone, never in an expression
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,18 +76,21 @@ class Spot:
         }
 
 
-def lines(spots: Sequence[Spot], x: str, y: str, description: str, bars: bool = False) -> dict[str, Any]:
-    """Curves of numbers, from zero up.
+def lines(
+    spots: Sequence[Spot], x: str, y: str, description: str, bars: bool = False, zero: bool = True
+) -> dict[str, Any]:
+    """Curves of percentages.
 
     Args:
         spots: in any order.
         x, y: titles of the axes.
         description: in words, for who does not see it.
         bars: whether intervals are bars; else they are bands.
+        zero: whether the axes begin there.
     """
-    highest = max((spot.high or spot.y for spot in spots if not isinstance(spot.y, str)), default=1)
-    across = _axis("x", x, [0, max((spot.x for spot in spots), default=1) or 1])
-    up = _axis("y", y, [0, min(100.0, float(highest))])
+    tops = [end for spot in spots for end in (spot.y, spot.low, spot.high) if isinstance(end, float)]
+    across = _axis("x", x, [spot.x for spot in spots if not spot.level], zero)
+    up = _axis("y", y, tops, zero)
     ends = {
         "y": {**up, "field": "low"},
         "y2": {"field": "high"},
@@ -131,7 +135,7 @@ def dots(spots: Sequence[Spot], x: str, description: str) -> dict[str, Any]:
         description: in words, for who does not see it.
     """
     names, curves = list(dict.fromkeys(spot.y for spot in spots)), {spot.curve for spot in spots}
-    across = _axis("x", x, [0, 100])
+    across = _axis("x", x, [0.0, 100.0])
     line = {
         "field": "y",
         "type": "nominal",
@@ -224,11 +228,15 @@ def _top(values: Sequence[Mapping[str, Any]], description: str) -> dict[str, Any
     }
 
 
-def _axis(field: str, title: str, domain: Sequence[float]) -> dict[str, Any]:
+def _axis(field: str, title: str, values: Sequence[float], zero: bool = True) -> dict[str, Any]:
+    """An axis as long as the values of all curves, which stays where it is when some are hidden."""
+    ends = [value for value in values if math.isfinite(value)] or [0.0, 100.0]
+    low, high = 0.0 if zero or min(ends) == max(ends) else min(ends), max(ends) or 100.0
     return {
         "field": field,
         "type": "quantitative",
-        "scale": {"domain": domain, "nice": True, "clamp": True},
+        # What lies beyond, as a level without a place, is drawn at its end
+        "scale": {"domain": [low, high], "nice": True, "zero": False, "clamp": True},
         "axis": {"title": title, "tickCount": 6},
     }
 
@@ -255,6 +263,7 @@ _SPOT = {
     "shape": _as_told("shape"),
     "fill": {**_COLOR, "condition": {"test": "datum.hollow", "value": "var(--panel)"}},
     "size": {"condition": {"param": "nearest", "empty": False, "value": 150}, "value": 45},
-    "tooltip": {"field": "tip"},
+    # The area that is nearest to a point holds the point
+    "tooltip": {"value": {"expr": "datum.datum ? datum.datum.tip : datum.tip"}},
     "description": {"field": "says"},
 }

@@ -20,9 +20,15 @@ class Stored(ResultsFolder[Any]):
 
     def __init__(self, path: Path, layout: Layout[Any]) -> None:
         self.path, self.layout, self.part = path, layout, 0
-        first = next(path.glob("results*.json"))
-        self.settings = json.loads(first.read_text(encoding="utf-8"))["settings"]
+        self.settings = _settings(next(path.glob("results*.json")))
         self.rows = self.read()
+
+
+def _settings(file: Path) -> Any:
+    try:
+        return {**json.loads(file.read_text(encoding="utf-8"))["settings"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not a results file of prunus: {error!r:.300}") from error
 
 
 def write_report(path: Path) -> Path:
@@ -50,6 +56,6 @@ def _open(path: Path) -> Stored:
     for layout in LAYOUTS:
         try:
             return Stored(path, layout)
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             refused.append(error)
-    raise ValueError(f"{path} holds results that prunus cannot read: {refused[0]!s:.300}") from refused[0]
+    raise refused[0]

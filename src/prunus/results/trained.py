@@ -187,6 +187,7 @@ def page(rows: Sequence[TrainRow]) -> Page:
         "top-1 accuracy (%)",
         "Accuracy after training. " + " ".join(words),
         bars=True,
+        zero=False,
     )
     last = {key: members[-1].rows[0] for key, members in ways.items()}
     heats = [
@@ -200,8 +201,8 @@ def page(rows: Sequence[TrainRow]) -> Page:
     sections = [
         Section(
             "What training recovers",
-            "Top-1 accuracy over the part of the weights that is pruned: towards the upper right is better. Of "
-            "several seeds the mean, with its 95% interval; dotted: dense.",
+            "Top-1 accuracy over the part of the weights that is pruned: towards the upper right is better. "
+            "Of several seeds the mean, with its 95% interval; dotted: dense.",
             [Chart("", chart, words)],
             curves,
         )

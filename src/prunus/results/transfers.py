@@ -227,8 +227,8 @@ def page(rows: Sequence[TransferRow]) -> Page:
         [
             Section(
                 "Methods against targets",
-                "How many images fool each target, read from their files: the mean of all seeds, with 95% intervals "
-                "over images. Empty marks are white boxes, where the target is the surrogate.",
+                "How many images fool each target, read from their files: the mean of all seeds, with 95% "
+                "intervals over images. Empty marks are white boxes, where the target is the surrogate.",
                 drawn,
                 [Curve(target) for target in targets],
             )
