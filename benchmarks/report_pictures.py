@@ -41,14 +41,14 @@ def opened(browser: Browser, report: Path, said: list[str] | None = None, **cont
 def main(report: Path, folder: Path) -> None:
     """Write report.png, of a desk, by day, and report-phone.png, by night."""
     sizes: dict[str, dict[str, Any]] = {
-        "report": {"viewport": {"width": 1120, "height": 900}},
+        "report": {"viewport": {"width": 1120, "height": 1010}},
         "report-phone": {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 1.5},
     }
     with chromium() as browser:
         for name, context in sizes.items():
             page = opened(browser, report, **context, color_scheme="dark" if "phone" in name else "light")
             if name == "report-phone":
-                page.locator("h2").first.scroll_into_view_if_needed()
+                page.locator(".legend").evaluate("legend => legend.scrollIntoView()")
             page.wait_for_timeout(500)  # until nothing moves
             page.screenshot(path=folder / f"{name}.png")
 

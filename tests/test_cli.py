@@ -70,7 +70,8 @@ def test_the_sweep_of_the_built_in_digits(tmp_path: Path) -> None:
         [sys.executable, "-m", "prunus", "sweep"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     output = tmp_path / "prunus-sweep"
-    files = {"results.csv", "results.json", "curve.png", "curve.svg", "layers.png", "layers.svg"}
+    files = {"report.html", "results.csv", "results.json"}
+    files |= {"curve.png", "curve.svg", "layers.png", "layers.svg"}
     assert {path.name for path in output.iterdir()} == files
     rows = rows_of(output)
     assert len(rows) == 2 * 2 * 10

@@ -213,7 +213,7 @@ def test_names_are_names_in_every_kind_of_report(
     (tmp_path / "results.json").write_text(json.dumps(stored))
     assert main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
-    with watched(browser, tmp_path) as page:
+    with watched(browser, tmp_path, viewport={"width": 360, "height": 740}) as page:
         for chart in page.locator("[data-chart]").all():
             chart.scroll_into_view_if_needed()
             chart.locator("svg").wait_for()
@@ -223,6 +223,7 @@ def test_names_are_names_in_every_kind_of_report(
         for control in page.locator("select").all():
             control.select_option(index=1)
         assert page.evaluate("window.hit") is None
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
         assert page.locator("img").count() == 0
         assert page.locator("script").count() == 3
         text = page.locator("body").inner_text()

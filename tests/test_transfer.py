@@ -310,6 +310,7 @@ def test_the_table_is_what_a_judge_finds_in_the_files(whole: Path) -> None:
     files = {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
     assert {path.name for path in whole.iterdir()} == files | {
         "images",
+        "report.html",
         "results.csv",
         "results.json",
         "summary.csv",

@@ -37,4 +37,4 @@ def sensitivity_command(
     rows = measuring.run(Probing, SENSITIVITY, groups=groups)
     for made in ranked_table(rows):
         show(made)
-    click.echo(f"\n{measuring.output}: results.csv, results.json; sensitivity as .png and .svg")
+    click.echo(f"\n{measuring.output}: report.html; results.csv, results.json; sensitivity as .png and .svg")

@@ -24,4 +24,6 @@ def sweep_command(measuring: Measuring) -> None:
     from prunus.results.tables import table
 
     show(table(measuring.rows()))
-    click.echo(f"\n{measuring.output}: results.csv, results.json; curve and layers as .png and .svg")
+    click.echo(
+        f"\n{measuring.output}: report.html; results.csv, results.json; curve and layers as .png and .svg"
+    )

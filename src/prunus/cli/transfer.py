@@ -285,7 +285,8 @@ def _report(transfer: Transfer, rows: Sequence[TransferRow], output: Path) -> No
         f"Fooled, in percent of the {len(victims):,} images attacked: those of the first {victims.seen:,} "
         f"that all networks classify correctly. [..] are 95% intervals over images; * marks white boxes, "
         f"which `black box` leaves out.\n"
-        f"{output}: results.csv, summary.csv, results.json; transfer, gradients and strength as .png and .svg"
+        f"{output}: report.html; results.csv, summary.csv, results.json; transfer, gradients and strength as "
+        ".png and .svg"
     )
 
 

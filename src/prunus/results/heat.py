@@ -100,7 +100,7 @@ def page(rows: Sequence[ProbeRow]) -> Page:
             f"{title}: {found.clean.top1:.2f}% unpruned. Of {len(groups)}, {first.removesuffix('.weight')} "
             f"is the most sensitive, {last.removesuffix('.weight')} the least."
         )
-        chart = charts.heat(_heat(title, found), 100, "p_prune", "top-1", f"{ACROSS}, {words[-1]}", "%")
+        chart = charts.heat(_heat(title, found), 100, "p_prune", "top-1 (%)", f"{ACROSS}, {words[-1]}")
         heats.append(Chart(title, chart, words[-1:], told))
     chart = charts.lines(spots, "pruned weights of this group (%)", "top-1 accuracy (%)", " ".join(words))
     sections = [

@@ -17,7 +17,7 @@ import torch
 
 from prunus.extras import need
 from prunus.files import whole_file
-from prunus.results.palette import COLORS
+from prunus.results.palette import COLORS, ON_DARK
 
 Told = Mapping[str, str]  # settings by name, in words
 
@@ -145,11 +145,13 @@ def _render(page: Page, settings: Mapping[str, Any], config: str, files: Sequenc
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.policies["json.dumps_kwargs"] = {}  # or keys would be sorted
     environment.filters["cell"] = cell
     rendered: str = environment.get_template("page.html").render(
         page=page,
         style=(here / "page.css").read_text(encoding="utf-8"),
         colors=COLORS,
+        on_dark=ON_DARK,
         specs=[finite(chart.spec) for section in page.sections for chart in section.charts],
         library=library,
         glue=glue,

@@ -157,9 +157,7 @@ def dots(spots: Sequence[Spot], x: str, description: str) -> dict[str, Any]:
     }
 
 
-def heat(
-    panel: Panel, most: float, across: str, value: str, description: str, unit: str = ""
-) -> dict[str, Any]:
+def heat(panel: Panel, most: float, across: str, value: str, description: str) -> dict[str, Any]:
     """A matrix of colours, from 0, the darkest, to `most`.
 
     Args:
@@ -168,15 +166,14 @@ def heat(
         across: what the columns are.
         value: what the values are.
         description: in words, for who does not see it.
-        unit: after a value.
     """
     rows = [name.removesuffix(".weight") for name in panel.rows]
-    cells = []
-    for row, numbers in zip(rows, panel.values.tolist(), strict=True):
-        for column, number in zip(panel.columns, numbers, strict=True):
-            tip = {"title": row, across: column, value: f"{cell(number)}{unit}"}
-            says = f"{row}, {across} {column}: {cell(number)}{unit}"
-            cells.append({"row": row, "column": column, "value": number, "tip": tip, "says": says})
+    cells = [
+        {"row": row, "column": column, "value": number}
+        for row, numbers in zip(rows, panel.values.tolist(), strict=True)
+        for column, number in zip(panel.columns, numbers, strict=True)
+        if math.isfinite(number)
+    ]
     axis = {"domain": False, "ticks": False, "grid": False}
     thin = (
         "indexof(domain('x'), datum.value) % ceil(length(domain('x')) * 26 / width) == 0 ? datum.label : ''"
@@ -209,8 +206,11 @@ def heat(
                 "scale": {"scheme": "viridis", "domain": [0, most]},
                 "legend": None,
             },
-            "tooltip": {"field": "tip"},
-            "description": {"field": "says"},
+            "tooltip": [
+                {"field": "row", "title": "title"},
+                {"field": "column", "title": across},
+                {"field": "value", "title": value, "type": "quantitative", "format": ".6~g"},
+            ],
         },
     }
 
