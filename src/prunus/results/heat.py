@@ -115,7 +115,7 @@ def page(rows: Sequence[ProbeRow]) -> Page:
     ]
     cells = ("network", "group", *apart, "p_prune", "acc1", "acc5", "loss", "predicted", "pruned", "weights")
     return Page(
-        "prunus sensitivity",
+        "sensitivity",
         "Which layers can take it?",
         f"{len(rows):,} measurements of {', '.join(dict.fromkeys(row.network for row in rows))}.",
         sections if measured else [],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ import torch
 
 from prunus.extras import need
 from prunus.files import whole_file
-from prunus.results.palette import COLORS, ON_DARK
+from prunus.results.palette import COLORS, DASHES, ON_DARK, SHAPES
 
 Told = Mapping[str, str]  # settings by name, in words
 
@@ -88,7 +87,7 @@ class Page:
     """All that one kind of results has to show.
 
     Args:
-        command: that makes such results.
+        kind: of results.
         title: above all.
         lead: of what, in a sentence.
         sections: pictures.
@@ -96,7 +95,7 @@ class Page:
         table: where the lines come from, by the name of a CSV file.
     """
 
-    command: str
+    kind: str
     title: str
     lead: str
     sections: Sequence[Section]
@@ -145,14 +144,16 @@ def _render(page: Page, settings: Mapping[str, Any], config: str, files: Sequenc
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.policies["json.dumps_kwargs"] = {}  # or keys would be sorted
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # which no browser reads; keys unsorted
     environment.filters["cell"] = cell
     rendered: str = environment.get_template("page.html").render(
         page=page,
         style=(here / "page.css").read_text(encoding="utf-8"),
         colors=COLORS,
         on_dark=ON_DARK,
-        specs=[finite(chart.spec) for section in page.sections for chart in section.charts],
+        shapes=list(SHAPES.values()),
+        dashes=DASHES,
+        specs=[chart.spec for section in page.sections for chart in section.charts],
         library=library,
         glue=glue,
         hashes=[_hash(library), _hash(glue)],
@@ -171,15 +172,6 @@ def cell(value: Any) -> str:
     if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
         return f"{value[:12]}…"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def finite(value: Any) -> Any:
-    """The same for JSON, which knows neither NaN nor infinity."""
-    if isinstance(value, Mapping):
-        return {name: finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _in_words(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunus.results.page import cell
-from prunus.results.palette import COLORS
+from prunus.results.palette import COLORS, DASHES, SHAPES
 from prunus.results.panels import Panel
 
-SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 INK = "currentColor"  # that of the page, light or dark
 _AXIS = {
     "labelColor": INK,
@@ -68,8 +67,8 @@ class Spot:
         return {
             "curve": str(self.curve),
             "ink": f"var(--c{self.curve % len(COLORS)})",
-            "dash": self.curve // len(COLORS) % len(_DASHES),
-            "shape": SHAPES[self.curve % len(SHAPES)],
+            "dash": self.curve // len(COLORS) % len(DASHES),
+            "shape": list(SHAPES)[self.curve % len(SHAPES)],
             **{name: getattr(self, name) for name in ("x", "y", "low", "high", "level", "hollow")},
             "tip": tip,
             "says": f"{tip['title']}: {said}",
@@ -246,12 +245,11 @@ def _as_told(field: str) -> dict[str, Any]:
     return {"field": field, "type": "nominal", "scale": None}
 
 
-_DASHES = [[1, 0], [7, 3], [2, 3], [9, 3, 2, 3]]
 _COLOR = _as_told("ink")
 _DASH = {
     "field": "dash",
     "type": "nominal",
-    "scale": {"domain": [*range(len(_DASHES))], "range": _DASHES},
+    "scale": {"domain": [*range(len(DASHES))], "range": DASHES},
     "legend": None,
 }
 _NEAREST = {

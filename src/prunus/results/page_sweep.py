@@ -23,7 +23,7 @@ def page(rows: Sequence[SweepRow]) -> Page:
     networks = ", ".join(dict.fromkeys(row.network for row in rows))
     images = " or ".join(f"{count:,}" for count in sorted({row.point.result.images for row in rows}))
     return Page(
-        "prunus sweep",
+        "sweep",
         "Accuracy against pruning",
         f"{len(rows):,} measurements of {networks} on {images} images.",
         _sections(_ways(rows, [name for name in names if name != "seed"]), "seed" in apart),

@@ -1,4 +1,4 @@
-"""The colours of pictures and pages."""
+"""What tells curves apart, in pictures and on pages."""
 
 from __future__ import annotations
 
@@ -34,3 +34,14 @@ ON_DARK = (
     "#228800",
     "#AACCFF",
 )
+
+# By Vega's names, as they are drawn in a legend of the page
+SHAPES = {
+    "circle": "M5,0A5,5 0 1,1 -5,0A5,5 0 1,1 5,0Z",
+    "square": "M-4.5,-4.5H4.5V4.5H-4.5Z",
+    "triangle-up": "M0,-5.5L5.5,4.5H-5.5Z",
+    "diamond": "M-5,0L0,-6L5,0L0,6Z",
+    "triangle-down": "M0,5.5L5.5,-4.5H-5.5Z",
+    "cross": "M-5.5,-2H-2V-5.5H2V-2H5.5V2H2V5.5H-2V2H-5.5Z",
+}
+DASHES = ((1, 0), (7, 3), (2, 3), (9, 3, 2, 3))  # the next one once all colours are used

@@ -212,7 +212,7 @@ def page(rows: Sequence[TrainRow]) -> Page:
         scale = ("nothing pruned", "all pruned")
         sections.append(Section("Layer by layer, over time", lead, heats, scale=scale))
     return Page(
-        "prunus train",
+        "train",
         "Trained to a sparsity",
         f"{len(rows):,} trainings of {', '.join(dict.fromkeys(row.network for row in rows))}.",
         sections,

@@ -221,7 +221,7 @@ def page(rows: Sequence[TransferRow]) -> Page:
                 drawn.append(Chart(name, chart, words, told))
     attacked = f"{rows[0].images:,} images"
     return Page(
-        "prunus transfer",
+        "transfer",
         "Who fools whom",
         f"Adversarial examples of {attacked}, made on {', '.join(surrogates)}.",
         [
