@@ -18,7 +18,8 @@ CELLS = ("p_prune", "pruned_fraction", "acc1", "acc5", "loss", "pruned", "weight
 def page(rows: Sequence[SweepRow]) -> Page:
     """Curves to look into, layer by layer below, and every point in the table."""
     apart = varied(rows)
-    names = [*(("network",) if len({row.network for row in rows}) > 1 else ()), *apart]
+    several = len({row.network for row in rows}) > 1
+    names = [*(("network",) if several else ()), *(name for name in apart if name != "seed")]
     columns = [row.columns() for row in rows]
     networks = ", ".join(dict.fromkeys(row.network for row in rows))
     images = " or ".join(f"{count:,}" for count in sorted({row.point.result.images for row in rows}))
@@ -26,7 +27,7 @@ def page(rows: Sequence[SweepRow]) -> Page:
         "sweep",
         "Accuracy against pruning",
         f"{len(rows):,} measurements of {networks} on {images} images.",
-        _sections(_ways(rows, [name for name in names if name != "seed"]), "seed" in apart),
+        _sections(_ways(rows, names), "seed" in apart),
         [
             Line({name: values[name] for name in ("network", *apart, *CELLS)}, _told(row, names))
             for row, values in zip(rows, columns, strict=True)
