@@ -71,7 +71,7 @@ def test_the_sweep_of_the_built_in_digits(tmp_path: Path) -> None:
     )
     output = tmp_path / "prunus-sweep"
     pictures = {f"{name}.{kind}" for name in ("curve", "layers") for kind in ("png", "svg")}
-    files = {"config.toml", "results.csv", "results.json", *pictures}
+    files = {"config.toml", "report.html", "results.csv", "results.json", *pictures}
     assert {path.name for path in output.iterdir()} == files
     rows = rows_of(output)
     assert len(rows) == 2 * 2 * 10

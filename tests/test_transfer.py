@@ -312,6 +312,7 @@ def test_the_table_is_what_a_judge_finds_in_the_files(whole: Path) -> None:
     assert {path.name for path in whole.iterdir()} == files | {
         "config.toml",
         "images",
+        "report.html",
         "results.csv",
         "results.json",
         "summary.csv",

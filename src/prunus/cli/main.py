@@ -17,6 +17,7 @@ from prunus.cli.eval import eval_command
 from prunus.cli.export import export_command
 from prunus.cli.find import find_command
 from prunus.cli.inspect import inspect_command
+from prunus.cli.report import report_command
 from prunus.cli.sensitivity import sensitivity_command
 from prunus.cli.sweep import sweep_command
 from prunus.cli.train import train_command
@@ -53,6 +54,7 @@ COMMANDS = (
     export_command,
     bench_command,
     transfer_command,
+    report_command,
     completion_command,
 )
 for command in COMMANDS:

@@ -40,5 +40,5 @@ def sensitivity_command(measuring: Measuring, groups: Sequence[str] | None) -> N
     from prunus.results.tables import ranked_tables
 
     rows = measuring.run(Probing, SENSITIVITY, groups=groups)
-    made = f"\n{measuring.output}: results.csv, results.json; sensitivity as .png and .svg"
+    made = f"\n{measuring.output}: report.html; results.csv, results.json; sensitivity as .png and .svg"
     tell_rows(rows, *ranked_tables(rows), made)

@@ -23,5 +23,5 @@ def sweep_command(measuring: Measuring) -> None:
     from prunus.results.tables import table
 
     rows = measuring.rows()
-    made = f"\n{measuring.output}: results.csv, results.json; curve and layers as .png and .svg"
+    made = f"\n{measuring.output}: report.html; results.csv, results.json; curve and layers as .png and .svg"
     tell_rows(rows, table(rows), made)

@@ -263,8 +263,8 @@ def train_command(
             rows,
             trained_table(rows),
             f"acc@1 in percent and seconds of training, as means over seeds; lost: against the dense network "
-            f"of the same seed; [..] are 95% intervals over seeds.\n{output}: results.csv, summary.csv, "
-            f"results.json; accuracy and layers as .png and .svg; networks/*.pth",
+            f"of the same seed; [..] are 95% intervals over seeds.\n{output}: report.html; results.csv, "
+            f"summary.csv, results.json; accuracy and layers as .png and .svg; networks/*.pth",
         )
 
 

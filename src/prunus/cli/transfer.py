@@ -327,8 +327,8 @@ def _report(
         *(line for made in transfer_tables(rows, published) for line in (made, "")),
         f"Fooled, in percent of the {len(victims):,} images attacked: {those}. "
         f"[..] are 95% intervals over images; * marks white boxes, which `black box` leaves out.\n"
-        f"{output}: results.csv, summary.csv, results.json; transfer, gradients and strength as .png and "
-        f".svg",
+        f"{output}: report.html; results.csv, summary.csv, results.json; transfer, gradients and strength as "
+        f".png and .svg",
         *notes,
     )
 

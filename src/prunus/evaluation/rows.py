@@ -56,7 +56,7 @@ VARIED = (
 # The settings that rows tell by themselves, by which a results folder can grow; and what it is told in parts
 GROWS = ("p_prune", *(name for name in VARIED if name not in ("schedule", "rewind")))
 PARTS = ("networks", "training images")
-WORDS = ("schedule", "rewind", "granularity", "criterion", "scope", "norm", "passes")
+WORDS = ("network", "schedule", "rewind", "granularity", "criterion", "scope", "norm", "passes")
 
 
 @dataclass(frozen=True)

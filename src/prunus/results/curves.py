@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from prunus.evaluation.rows import GROWS, PARTS, SweepRow, in_order, varied, worded
 from prunus.results.figures import Picture, fit, font_size, name_curves
 from prunus.results.folder import Layout
+from prunus.results.page_sweep import page
 from prunus.results.palette import COLORS, MARKERS, STYLES, color, plain, shade
 from prunus.results.panels import Panel, heat_map, layer_name, short, whole
 
@@ -151,4 +152,6 @@ def layers(rows: Sequence[SweepRow], size: tuple[float, float] | None = None) ->
 ALIKE = 5  # percent: layers that differ by less are told apart by no colour
 
 
-SWEEP = Layout(SweepRow.read, {"curve": curve, "layers": layers}, order=in_order, grows=GROWS, parts=PARTS)
+SWEEP = Layout(
+    SweepRow.read, {"curve": curve, "layers": layers}, page, order=in_order, grows=GROWS, parts=PARTS
+)

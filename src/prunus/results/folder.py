@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import platform
+import warnings
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 from prunus.files import whole_file
+from prunus.results.page import Page, write_page
 
 
 class Row(Protocol):
@@ -37,10 +39,11 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class Layout(Generic[R]):
-    """How the rows of one kind of results are read, and which pictures and summary are made of them."""
+    """How the rows of one kind of results are read, and which pictures, summary and page are made of them."""
 
     read: Callable[[Mapping[str, Any]], R]
     figures: Mapping[str, Callable[..., Figure]]  # of rows
+    page: Callable[[Sequence[R]], Page]
     summary: Callable[[Sequence[R]], list[dict[str, Any]]] | None = None
     check: Callable[[Sequence[R]], None] | None = None  # raises where rows do not go together
     order: Callable[[Sequence[R]], Sequence[R]] = list  # what is shown, however the folder came to it
@@ -154,6 +157,30 @@ class ResultsFolder(Generic[R]):
             for suffix in ("png", "svg"):
                 with whole_file(self.path / f"{name}.{suffix}") as partial:
                     figure.savefig(partial, dpi=150)
+        self._page_or_warning()
+
+    def _page_or_warning(self) -> None:
+        """All else is written by now: without a page, a command still ends well."""
+        try:
+            self.write_page()
+        except OSError:
+            raise
+        except Exception as error:
+            self.report.unlink(missing_ok=True)  # rather none than that of other rows
+            warnings.warn(f"{self.report} is not written: {error!s:.300}", stacklevel=2)
+
+    @property
+    def report(self) -> Path:
+        """Where the page is."""
+        return self.path / "report.html"
+
+    def write_page(self) -> None:
+        """Write one page of all that there is to see."""
+        names = ["results.csv", "summary.csv", "results.json", "config.toml"]
+        names += [f"{name}.{suffix}" for name in self.layout.figures for suffix in ("png", "svg")]
+        beside = {name: self.path / name for name in names if (self.path / name).is_file()}
+        config = beside["config.toml"].read_text(encoding="utf-8") if "config.toml" in beside else ""
+        write_page(self.report, self.layout.page(self.rows), self.settings, config, list(beside))
 
     def _write_csv(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
         with (

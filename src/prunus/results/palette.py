@@ -1,22 +1,50 @@
-"""The colours of every figure, and text as it stands in one."""
+"""What tells curves apart, in pictures and on pages, and text as it stands in a picture."""
 
 from __future__ import annotations
 
+# The first four are Okabe's and Ito's. Each that follows lies, of all that there are, farthest from those
+# before it, as seen with full colour vision and without red, green or blue cones. All stand out from their
+# ground with a contrast of 3 at least.
 COLORS = (
-    "#0072B2",  # blue
-    "#D55E00",  # vermilion
-    "#009E73",  # green
-    "#CC79A7",  # pink
-    "#FFB000",  # amber
-    "#785EF0",  # violet
-    "#66CCEE",  # sky
-    "#882255",  # wine
-    "#332288",  # indigo
-    "#A0522D",  # sienna
-    "#000000",  # black
-    "#661100",  # brown
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#661100",
+    "#332277",
+    "#9966FF",
+    "#884455",
+    "#4400DD",
+    "#BB0000",
+    "#663399",
+    "#553344",
 )
-"""Can be told apart also without red or green cones; the first four are Okabe and Ito's (2008)."""
+
+ON_DARK = (
+    "#56B4E9",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#FFFFDD",
+    "#9944FF",
+    "#88FF44",
+    "#CCCCAA",
+    "#FF0011",
+    "#CC22BB",
+    "#228800",
+    "#AACCFF",
+)
+
+# By Vega's names, as they are drawn in a legend of the page
+SHAPES = {
+    "circle": "M5,0A5,5 0 1,1 -5,0A5,5 0 1,1 5,0Z",
+    "square": "M-4.5,-4.5H4.5V4.5H-4.5Z",
+    "triangle-up": "M0,-5.5L5.5,4.5H-5.5Z",
+    "diamond": "M-5,0L0,-6L5,0L0,6Z",
+    "triangle-down": "M0,5.5L5.5,-4.5H-5.5Z",
+    "cross": "M-5.5,-2H-2V-5.5H2V-2H5.5V2H2V5.5H-2V2H-5.5Z",
+}
+DASHES = ((1, 0), (7, 3), (2, 3), (9, 3, 2, 3))  # the next one once all colours are used
 
 STYLES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = "os^Dv*P<>Xph"

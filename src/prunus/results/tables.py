@@ -93,18 +93,40 @@ def shown(result: Result) -> str:
     return f"{result.metric:.4g}" if isinstance(result.metric, float) else str(result.metric)
 
 
+@dataclass(frozen=True)
+class Units:
+    """What was measured, in words: at length, in short, and the sign after a number."""
+
+    long: str
+    short: str
+    sign: str
+
+
+def units_of(rows: Sequence[SweepRow]) -> Units:
+    """Accuracies in percent, or a metric."""
+    if any(row.point.result.metric is not None for row in rows):
+        return Units("metric", "metric", "")
+    return Units("top-1 accuracy (%)", "top-1 (%)", "%")
+
+
 def panels(rows: Sequence[ProbeRow]) -> Iterator[tuple[str, Sensitivity]]:
     """Probes that differ in group and ratio alone, and what sets them apart."""
+    for told, found in probed(rows):
+        yield " · ".join(worded(*setting) for setting in told.items()), found
+
+
+def probed(rows: Sequence[ProbeRow]) -> Iterator[tuple[dict[str, str], Sensitivity]]:
+    """The same, by the network and the settings that set them apart."""
     apart = varied(rows)
     found: dict[tuple[str, ...], list[ProbeRow]] = {}
     for row in rows:
         columns = row.columns()
-        found.setdefault((row.network, *(worded(name, columns[name]) for name in apart)), []).append(row)
+        found.setdefault((row.network, *(str(columns[name]) for name in apart)), []).append(row)
     for names, members in found.items():
         clean = next((row.point.result for row in members if not row.group), None)
         probes = [row.probe for row in members if row.group]
         if clean and probes:  # which a run that was interrupted may not have come to
-            yield " · ".join(names), Sensitivity(clean, probes)
+            yield dict(zip(("network", *apart), names, strict=True)), Sensitivity(clean, probes)
 
 
 def ranked_tables(rows: Sequence[ProbeRow]) -> Iterator[Table]:

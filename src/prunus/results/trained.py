@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 
 from prunus.evaluation.rows import in_order
 from prunus.evaluation.statistics import mean_over
+from prunus.results import page_charts as charts
 from prunus.results.figures import Picture, fit, legend_outside
 from prunus.results.folder import Layout
+from prunus.results.page import Chart, Curve, Line, Page, Section
 from prunus.results.palette import MARKERS, color, plain
 from prunus.results.panels import Panel, heat_map, layer_name, whole
 from prunus.table import Table
@@ -171,10 +173,86 @@ def _summary(rows: Sequence[TrainRow]) -> list[dict[str, Any]]:
     return [outcome.columns() for outcome in outcomes(rows)]
 
 
+def page(rows: Sequence[TrainRow]) -> Page:
+    """Ways beside each other, layers over the epochs, and the summary over seeds."""
+    found = outcomes(rows)
+    several = len({outcome.run.network for outcome in found}) > 1
+    ways: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in found:
+        ways.setdefault((outcome.run.network, outcome.run.how), []).append(outcome)
+    curves, spots = list[Curve](), list[charts.Spot]()
+    for (network, how), members in ways.items():
+        name = f"{network} · {how}" if several else how
+        spots += [_spot(len(curves), name, outcome) for outcome in members]
+        tops = ", ".join(f"{one.top1[0]:.2f}% at {100 * one.fraction:.0f}% pruned" for one in members)
+        curves.append(Curve(name, {"network": network, "trained": how}, tops))
+    words = [f"{curve.name}: {curve.note}." for curve in curves]
+    chart = charts.lines(
+        spots,
+        "pruned weights (%)",
+        "top-1 accuracy (%)",
+        "Accuracy after training. " + " ".join(words),
+        bars=True,
+        zero=False,
+    )
+    last = {key: members[-1].rows[0] for key, members in ways.items()}
+    heats = [
+        Chart(
+            panel.title, charts.heat(panel, 1, "epoch", "pruned fraction", panel.title), [_ends(panel)], told
+        )
+        for (network, how), row in last.items()
+        for told in [{"network": network, "trained": how}]
+        for panel in _over_time([row])
+    ]
+    sections = [
+        Section(
+            "What training recovers",
+            "Top-1 accuracy over the part of the weights that is pruned: towards the upper right is better. "
+            "Of several seeds the mean, with its 95% interval; dotted: dense.",
+            [Chart("", chart, words)],
+            curves,
+        )
+    ]
+    if heats:
+        lead = "The part of every layer that is pruned after each epoch, on the way to the last amount."
+        scale = ("nothing pruned", "all pruned")
+        sections.append(Section("Layer by layer, over time", lead, heats, scale=scale))
+    return Page(
+        "train",
+        "Trained to a sparsity",
+        f"{len(rows):,} trainings of {', '.join(dict.fromkeys(row.network for row in rows))}.",
+        sections,
+        [
+            Line(outcome.columns(), {"network": outcome.run.network, "trained": outcome.run.how})
+            for outcome in found
+        ],
+        "summary",
+    )
+
+
+def _spot(curve: int, title: str, outcome: Outcome) -> charts.Spot:
+    (top, reach), pruned = outcome.top1, 100 * outcome.fraction
+    tip = {"title": title, "pruned (%)": pruned, "top-1 (%)": top}
+    if len(outcome.rows) == 1:
+        return charts.Spot(curve, pruned, top, tip, level=outcome.run.is_dense)
+    low, high = max(0.0, top - reach), min(100.0, top + reach)
+    tip |= {"95% interval": f"{low:.2f} to {high:.2f}", "seeds": len(outcome.rows)}
+    return charts.Spot(curve, pruned, top, tip, low, high, level=outcome.run.is_dense)
+
+
+def _ends(panel: Panel) -> str:
+    """In words, what a picture of layers over time ends with."""
+    last = dict(zip(panel.rows, panel.values[:, -1], strict=True))
+    most, least = max(last, key=lambda name: last[name]), min(last, key=lambda name: last[name])
+    ends = (f"{name.removesuffix('.weight')} ({100 * last[name]:.0f}%)" for name in (most, least))
+    return "At the end {} is pruned most, {} least.".format(*ends)
+
+
 ORDER = ("network", "seed", "schedule", "rewind", "backward", "granularity", "criterion", "scope")
 TRAINED = Layout(
     TrainRow.read,
     {"accuracy": accuracy, "layers": layers},
+    page,
     _summary,
     order=partial(in_order, names=ORDER),
     grows=GROWS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from prunus.evaluation.statistics import Shares, gain, wilson
+from prunus.results import page_charts as charts
 from prunus.results.figures import Picture, fit, legend_outside
 from prunus.results.folder import Layout
+from prunus.results.page import Chart, Curve, Line, Page, Section
 from prunus.results.palette import STYLES, color, plain
 from prunus.table import Table
 from prunus.transfer.methods import KINDS, PLAIN, Method
@@ -217,9 +219,88 @@ def _grid(rows: Sequence[TransferRow]) -> tuple[Figure, list[tuple[Axes, Panel, 
     return figure, panes
 
 
+def page(rows: Sequence[TransferRow]) -> Page:
+    """Methods beside each other against every target, with intervals, and the summary over seeds."""
+    found = summarize(rows)
+    targets = list(dict.fromkeys(row.target for row in rows))
+    surrogates = list(dict.fromkeys(key.surrogate for key in found))
+    drawn = []
+    for panel in panels(rows):
+        for surrogate in surrogates:
+            ours = {
+                key: summary
+                for key, summary in found.items()
+                if ((key.targeted, key.eps), key.surrogate) == (panel, surrogate)
+            }
+            if ours:
+                name, words = f"{surrogate}: {title(panel)}", list(_best(ours))
+                spots = [_spot(targets.index(key.target), key, summary) for key, summary in ours.items()]
+                chart = charts.dots(spots, "fooled (%)", f"{name}. " + " ".join(words))
+                told = {"surrogate": surrogate, **_told(panel)}
+                drawn.append(Chart(name, chart, words, told))
+    attacked = f"{rows[0].images:,} images"
+    return Page(
+        "transfer",
+        "Who fools whom",
+        f"Adversarial examples of {attacked}, made on {', '.join(surrogates)}.",
+        [
+            Section(
+                "Methods against targets",
+                "How many images fool each target, read from their files: the mean of all seeds, with 95% "
+                "intervals over images. Empty marks are white boxes, where the target is the surrogate.",
+                drawn,
+                [Curve(target) for target in targets],
+            )
+        ],
+        [
+            Line(
+                {name: line[name] for name in TABLE},
+                {"surrogate": line["surrogate"], "goal": line["goal"], "eps": f"{line['eps_255']:g}/255"},
+            )
+            for line in summary_lines(rows)
+        ],
+        "summary",
+    )
+
+
+TABLE = (
+    *("surrogate", "method", "strength", "target", "goal", "eps_255", "seeds"),
+    *("rate", "wilson_low", "wilson_high", "minus_plain", "minus_random"),
+)
+
+
+def _told(panel: Panel) -> dict[str, str]:
+    """What filters look at."""
+    targeted, eps = panel
+    return {"goal": goal_of(targeted), "eps": f"{255 * eps:g}/255"}
+
+
+def _spot(curve: int, key: Key, summary: Summary) -> charts.Spot:
+    low, high = wilson(summary.rate * summary.images, summary.images)
+    tip = {
+        "title": f"{key.method.name} against {key.target}",
+        "fooled (%)": 100 * summary.rate,
+        "95% interval": f"{100 * low:.1f} to {100 * high:.1f}",
+        "seeds": len(summary.rows),
+    }
+    rate, ends = 100 * summary.rate, (100 * low, 100 * high)
+    return charts.Spot(curve, rate, key.method.name, tip, *ends, hollow=key.white_box)
+
+
+def _best(ours: Mapping[Key, Summary]) -> Iterator[str]:
+    """In words, for each target which method fools it most."""
+    for target in dict.fromkeys(key.target for key in ours):
+        rates = {key.method.name: summary.rate for key, summary in ours.items() if key.target == target}
+        best = max(rates, key=lambda name: rates[name])
+        plain = f", plain {100 * rates['plain']:.1f}%" if "plain" in rates and best != "plain" else ""
+        box = " (white box)" if any(key.white_box and key.target == target for key in ours) else ""
+        yield f"{target}{box} is fooled most by {best}: {100 * rates[best]:.1f}%{plain}."
+
+
 TRANSFER = Layout(
     TransferRow.read,
     {"transfer": heat_map, "gradients": by_gradients, "strength": by_strength},
+    page,
     summary_lines,
     check_rows,
 )
