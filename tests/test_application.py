@@ -219,7 +219,7 @@ def test_only_gradients_through_pruned_weights_change() -> None:
 def test_one_forward_has_one_mask_however_often_its_graph_is_run_backward() -> None:
     model, x = small_net().eval(), torch.randn(2, 3, 8, 8, requires_grad=True)
     generator = torch.Generator().manual_seed(0)
-    pruning = prunus.prune(model, 0.7, p_bern=0.5, passes="backward", generator=generator)
+    pruning = prunus.prune(model, 0.7, p_bern=0.5, passes="backward", seed=generator)
     loss = model(x).square().sum()
     [before] = torch.autograd.grad(loss, x, retain_graph=True)
     old = pruning.masks
@@ -236,7 +236,7 @@ def test_redraw_prunes_by_the_new_mask_and_restores_bit_for_bit(passes: str) -> 
     model = small_net()
     before = copy.deepcopy(model.state_dict())
     generator = torch.Generator().manual_seed(1)
-    with prunus.prune(model, 0.8, p_bern=0.5, passes=passes, generator=generator) as pruning:
+    with prunus.prune(model, 0.8, p_bern=0.5, passes=passes, seed=generator) as pruning:
         for _ in range(3):
             masks = pruning.redraw()
             for name, mask in masks.items():
@@ -449,7 +449,7 @@ def test_masks_change_within_one_autocast_block() -> None:
     model, x = small_net().eval(), torch.randn(2, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         plain = model(x)
-        with prunus.prune(model, 0.5, p_bern=0.5, generator=torch.Generator().manual_seed(0)) as pruning:
+        with prunus.prune(model, 0.5, p_bern=0.5, seed=0) as pruning:
             first = model(x)
             pruning.redraw()
             assert not torch.equal(model(x), first)
@@ -849,7 +849,7 @@ def test_what_survivors_become_survives_a_redraw(
 ) -> None:
     model, x = small_net().eval().requires_grad_(when == "trained"), torch.randn(1, 3, 8, 8)
     generator = torch.Generator().manual_seed(0)
-    with prunus.prune(model, 0.5, p_bern=0.5, passes=passes, generator=generator) as pruning:
+    with prunus.prune(model, 0.5, p_bern=0.5, passes=passes, seed=generator) as pruning:
         model.requires_grad_(when != "frozen")
         edit(model)
         with torch.no_grad():

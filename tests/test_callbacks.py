@@ -28,7 +28,7 @@ PRUNERS: dict[str, Callable[[nn.Module, Any], Any]] = {
         STEPS,
         optimizer=optimizers,
         layers="Linear",
-        generator=torch.Generator().manual_seed(0),
+        seed=0,
     ),
 }
 

@@ -388,7 +388,9 @@ def test_inspect_counts_and_warns_of_emptied_layers(capsys: pytest.CaptureFixtur
         masks = prunus.make_masks(digits.load_network("plain"), 0.95, granularity="filter", scope="global")
     for name, (pruned, total) in masks.counts.items():
         line = next(line for line in out.splitlines() if line.startswith(f"{name.removesuffix('.weight')} "))
-        assert line.split()[-6:-3] == [f"{total:,}", f"{pruned:,}", f"{pruned / total:.4f}"]
+        cells = line.removesuffix("  emptied").split()
+        assert cells[-6:-3] == [f"{total:,}", f"{pruned:,}", f"{pruned / total:.4f}"]
+        assert line.endswith("  emptied") == (pruned == total)
         assert (f"{name} ({total} weights)" in err) == (pruned == total)
     assert err.startswith("warning: pruning empties 1 of 3 layers, all of whose weights fall: ")
     assert len(err.splitlines()) == 1

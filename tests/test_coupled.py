@@ -485,7 +485,7 @@ def test_criteria_see_a_piece_as_one(criterion: str) -> None:
         coupled=True,
         example_inputs=IMAGE,
         evidence=known,
-        generator=torch.Generator().manual_seed(0),
+        seed=0,
     )
     assert torch.equal(masks["0.stem.weight"].flatten(1).all(1), masks["0.b.weight"].flatten(1).all(1))
     assert masks["0.stem.weight"].flatten(1).any(1).sum() == 3
@@ -494,7 +494,7 @@ def test_criteria_see_a_piece_as_one(criterion: str) -> None:
 def test_draws_are_of_whole_pieces_and_deeper_masks_nest() -> None:
     model, generator = Residual(), torch.Generator().manual_seed(3)
     choice = {"granularity": "filter", "coupled": True, "example_inputs": IMAGE}
-    pruning = prunus.prune(model, 0.7, p_bern=0.5, generator=generator, **choice)
+    pruning = prunus.prune(model, 0.7, p_bern=0.5, seed=generator, **choice)
     for _ in range(5):
         before = pruning.redraw()
         rows = [before[f"{name}.weight"].flatten(1).all(1) for name in ("stem", "b")]

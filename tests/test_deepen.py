@@ -76,7 +76,7 @@ def test_candidates_are_those_of_before_and_the_lowest_of_the_others(
 
 def test_what_was_drawn_stands_and_only_new_candidates_are_drawn() -> None:
     model = nn.Conv2d(64, 64, 3)
-    pruning = prunus.prune(model, 0.4, p_bern=0.5, generator=torch.Generator().manual_seed(0))
+    pruning = prunus.prune(model, 0.4, p_bern=0.5, seed=0)
     first, candidates = pruning.masks["weight"], ~pruning.candidates.kept["weight"].view_as(model.weight)
     second = pruning.deepen(0.8)["weight"]
     assert torch.equal(first[candidates], second[candidates])

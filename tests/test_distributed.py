@@ -27,7 +27,7 @@ for passes in ("both", "backward", "forward"):
     model = small_net()
     parallel = DistributedDataParallel(model)
     generator = torch.Generator().manual_seed(0)
-    pruning = prunus.prune(model, 0.5, p_bern=0.5, passes=passes, granularity="kernel", generator=generator)
+    pruning = prunus.prune(model, 0.5, p_bern=0.5, passes=passes, granularity="kernel", seed=generator)
     optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1, momentum=0.9)
     for _ in range(3):
         optimizer.zero_grad()
@@ -97,7 +97,7 @@ prunus.global_prune(model, 0.5, p_bern=0.5, keep_original=False)
 check(model, {"": torch.ones(1)}, "for good")
 if rank == 0:
     prunus.make_masks(model, 0.5)  # nothing is random: no process waits for the others
-    prunus.prune(model, 0.5, generator=torch.Generator().manual_seed(0))
+    prunus.prune(model, 0.5, seed=0)
 print("done", rank, flush=True)
 dist.barrier()
 os._exit(0)

@@ -136,7 +136,7 @@ def test_a_generator_is_the_only_source_of_randomness_where_one_is_given() -> No
 
     def draw(seed: int) -> prunus.Masks:
         generator = torch.Generator().manual_seed(seed)
-        return prunus.make_masks(model, 0.5, p_bern=0.5, criterion="random", generator=generator)
+        return prunus.make_masks(model, 0.5, p_bern=0.5, criterion="random", seed=generator)
 
     state = torch.get_rng_state()
     first = draw(1)
@@ -150,7 +150,7 @@ def test_a_generator_is_the_only_source_of_randomness_where_one_is_given() -> No
 def test_p_bern_is_an_independent_chance_of_every_candidate() -> None:
     layer = nn.Conv2d(100, 100, 3)
     candidates = ~prunus.make_masks(layer, 0.5)["weight"]
-    fallen = ~prunus.make_masks(layer, 0.5, p_bern=0.3, generator=torch.Generator().manual_seed(0))["weight"]
+    fallen = ~prunus.make_masks(layer, 0.5, p_bern=0.3, seed=0)["weight"]
     assert not (fallen & ~candidates).any()
     assert abs(int(fallen.sum()) / int(candidates.sum()) - 0.3) < 0.01  # 4.6 standard deviations
     pieces = prunus.make_masks(layer, 0.5, p_bern=0.3, granularity="kernel")["weight"].flatten(2)

@@ -24,10 +24,8 @@ def zeros(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def test_the_same_weights_fall_and_nothing_is_kept(granularity: str, scope: str, p_bern: float) -> None:
     choice = {"granularity": granularity, "scope": scope}
     model, twin = small_net(), small_net()
-    assert model is prunus.global_prune(
-        model, 0.4, p_bern, keep_original=False, generator=torch.Generator().manual_seed(1), **choice
-    )
-    prunus.global_prune(twin, 0.4, p_bern, generator=torch.Generator().manual_seed(1), **choice)
+    assert model is prunus.global_prune(model, 0.4, p_bern, keep_original=False, seed=1, **choice)
+    prunus.global_prune(twin, 0.4, p_bern, seed=1, **choice)
     assert all(torch.equal(value, zeros(twin)[name]) for name, value in zeros(model).items())
     assert [name for name, _ in model.named_buffers()] == [name for name, _ in small_net().named_buffers()]
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())

@@ -97,6 +97,6 @@ def test_mean_lets_a_small_kernel_survive_a_large_one() -> None:
 def test_random_scores_do_not_depend_on_the_size_of_a_kernel() -> None:
     net = nn.Sequential(nn.Conv2d(60, 60, 1), nn.Conv2d(60, 60, 3))
     generator = torch.Generator().manual_seed(0)
-    masks = prunus.make_masks(net, 0.5, criterion="random", granularity="kernel", generator=generator)
+    masks = prunus.make_masks(net, 0.5, criterion="random", granularity="kernel", seed=generator)
     shares = [pruned / total for pruned, total in masks.counts.values()]
     assert all(abs(share - 0.5) < 0.03 for share in shares)  # 3.6 standard deviations

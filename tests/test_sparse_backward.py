@@ -1342,9 +1342,7 @@ def test_what_regrows_sees_whole_gradients(every: int) -> None:
         net, x = nn.Linear(10, 20), torch.randn(8, 10)
         optimizer = torch.optim.SGD(net.parameters(), 0.1)
         generator = torch.Generator().manual_seed(0)
-        pruner = prunus.RigL(
-            net, 0.8, range(2, 8, 2), optimizer=optimizer, layers="Linear", generator=generator
-        )
+        pruner = prunus.RigL(net, 0.8, range(2, 8, 2), optimizer=optimizer, layers="Linear", seed=generator)
         if static:
             prunus.sparse_backward(net, "static", every=every)
         for _ in range(9):

@@ -180,7 +180,7 @@ PRUNERS: dict[str, Made] = {
         optimizer=o,
         layers="all",
         criterion="random",
-        generator=torch.Generator().manual_seed(1),
+        seed=1,
     ),
     "iterative": lambda m, o: prunus.Gradual(
         m, {"0": 0.5, "4": 0.8}, range(2, 20, 3), schedule=prunus.Iterative(0.4), optimizer=o, layers="all"
@@ -197,12 +197,8 @@ PRUNERS: dict[str, Made] = {
         coupled=True,
         example_inputs=torch.zeros(1, 1, 6, 6),
     ),
-    "set": lambda m, o: prunus.SET(
-        m, 0.8, range(2, 20, 3), optimizer=o, layers="all", generator=torch.Generator().manual_seed(1)
-    ),
-    "rigl": lambda m, o: prunus.RigL(
-        m, 0.8, range(2, 20, 3), optimizer=o, layers="all", generator=torch.Generator().manual_seed(1)
-    ),
+    "set": lambda m, o: prunus.SET(m, 0.8, range(2, 20, 3), optimizer=o, layers="all", seed=1),
+    "rigl": lambda m, o: prunus.RigL(m, 0.8, range(2, 20, 3), optimizer=o, layers="all", seed=1),
 }
 
 
@@ -549,7 +545,7 @@ def test_what_else_is_refused() -> None:
         prunus.Gradual(model, 0.5, [1], optimizer=torch.optim.LBFGS(model.parameters()), layers="all")
     optimizer = OPTIMIZERS["momentum"](model.parameters())
     state = prunus.SET(network(), 0.5, [1], optimizer=optimizer, layers="all").state_dict()
-    pruner = prunus.SET(model, 0.5, [1], optimizer=optimizer, layers="all", generator=torch.Generator())
+    pruner = prunus.SET(model, 0.5, [1], optimizer=optimizer, layers="all", seed=torch.Generator())
     before = {name: mask.clone() for name, mask in pruner.masks.items()}
     with pytest.raises(ValueError, match="the state is of one without a generator"):
         pruner.load_state_dict(state)

@@ -40,7 +40,7 @@ class Curve:
 
     @property
     def points(self) -> NDArray[np.float64]:
-        """By ratio, over the seeds: whole pruned; mean, lowest and highest value."""
+        """By ratio, over the seeds: percent pruned; mean, lowest and highest value."""
         by_ratio: dict[float, list[SweepRow]] = {}
         for row in self.rows:
             by_ratio.setdefault(row.point.setting.p_prune, []).append(row)

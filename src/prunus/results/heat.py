@@ -23,7 +23,8 @@ def heat(rows: Sequence[ProbeRow], size: tuple[float, float] | None = None) -> F
         drawn.append(matrix(name, found))
     what = "metric" if by_metric else "top-1 accuracy (%)"
     most = max((np.nanmax(panel.values) for panel in drawn), default=1.0) if by_metric else 100
-    return heat_map(drawn, most, "p_prune of this group alone", what, "{:.3g}".format, abreast=3, size=size)
+    number = ("{:.3g}" if by_metric else "{:.1f}").format
+    return heat_map(drawn, most, "p_prune of this group alone", what, number, abreast=3, size=size)
 
 
 SENSITIVITY = Layout(ProbeRow.read, {"sensitivity": heat}, page, order=in_order, grows=GROWS, parts=PARTS)
