@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-# The first four are Okabe's and Ito's. Each that follows lies, of all that there are, farthest from those
-# before it, as seen with full colour vision and without red, green or blue cones. All stand out from their
-# ground with a contrast of 3 at least.
+# The first four are Okabe's and Ito's (2008). Any two are far apart, as seen with full colour vision and without
+# red or green cones, and all stand out from white with a contrast of 3 at least.
 COLORS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#661100",
-    "#332277",
-    "#9966FF",
-    "#884455",
-    "#4400DD",
-    "#BB0000",
-    "#663399",
-    "#553344",
+    "#0072B2",  # blue
+    "#D55E00",  # vermilion
+    "#009E73",  # green
+    "#CC79A7",  # pink
+    "#662200",  # brown
+    "#7766FF",  # violet
+    "#444444",  # grey
+    "#AA5533",  # sienna
+    "#000088",  # navy
+    "#0000FF",  # pure blue
+    "#002255",  # ink
+    "#000011",  # black
 )
 
 ON_DARK = (
