@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# The first four are Okabe's and Ito's (2008). Any two are far apart, as seen with full colour vision and without
-# red or green cones, and all stand out from white with a contrast of 3 at least.
+# The first four are Okabe's and Ito's (2008). Any two are far apart, as seen with full colour vision and
+# without red or green cones, and all stand out from white with a contrast of 3 at least.
 COLORS = (
     "#0072B2",  # blue
     "#D55E00",  # vermilion
