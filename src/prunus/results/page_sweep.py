@@ -19,6 +19,7 @@ CELLS = ("p_prune", "pruned_fraction", "acc1", "acc5", "loss", "metric", "pruned
 def page(rows: Sequence[SweepRow]) -> Page:
     """Curves to look into, layer by layer below, and every point in the table."""
     apart = varied(rows)
+    units = units_of(rows)
     several = len({row.network for row in rows}) > 1
     names = [*(("network",) if several else ()), *(name for name in apart if name != "seed")]
     columns = [row.columns() for row in rows]
@@ -26,9 +27,9 @@ def page(rows: Sequence[SweepRow]) -> Page:
     images = " or ".join(f"{count:,}" for count in sorted({row.point.result.images for row in rows}))
     return Page(
         "sweep",
-        "What pruning costs",
+        "Accuracy against pruning" if units.sign else "A metric against pruning",
         f"{len(rows):,} measurements of {networks} on {images} images.",
-        _sections(_ways(rows, names), "seed" in apart, units_of(rows)),
+        _sections(_ways(rows, names), "seed" in apart, units),
         [
             Line(
                 {name: values[name] for name in ("network", *apart, *CELLS) if name in values},
@@ -130,7 +131,8 @@ def _sections(ways: Sequence[_Way], several_seeds: bool, units: Units) -> list[S
     notes = [way.words if units.sign else way.ends for way in ways]
     words = [f"{way.title}: {note}." for way, note in zip(ways, notes, strict=True)]
     axes = ("pruned weights (%)", units.long)
-    lead = f"{units.long.capitalize()} over the part of the weights that is pruned."
+    good = ": towards the upper right is better" if units.sign else ""
+    lead = f"{units.long.capitalize()} over the part of the weights that is pruned{good}."
     of_seeds = " The mean of all seeds, in a band from the lowest to the highest." if several_seeds else ""
     first = " Of the first seed." if several_seeds else ""
     return [
