@@ -78,7 +78,7 @@ class Spot:
 def lines(
     spots: Sequence[Spot], x: str, y: str, description: str, bars: bool = False, zero: bool = True
 ) -> dict[str, Any]:
-    """Curves of percentages.
+    """Curves of numbers.
 
     Args:
         spots: in any order.
@@ -87,6 +87,7 @@ def lines(
         bars: whether intervals are bars; else they are bands.
         zero: whether the axes begin there.
     """
+    spots = [spot for spot in spots if math.isfinite(spot.x) and math.isfinite(float(spot.y))]
     tops = [end for spot in spots for end in (spot.y, spot.low, spot.high) if isinstance(end, float)]
     across = _axis("x", x, [spot.x for spot in spots if not spot.level], zero)
     up = _axis("y", y, tops, zero)
@@ -230,7 +231,9 @@ def _top(values: Sequence[Mapping[str, Any]], description: str) -> dict[str, Any
 def _axis(field: str, title: str, values: Sequence[float], zero: bool = True) -> dict[str, Any]:
     """An axis as long as the values of all curves, which stays where it is when some are hidden."""
     ends = [value for value in values if math.isfinite(value)] or [0.0, 100.0]
-    low, high = 0.0 if zero or min(ends) == max(ends) else min(ends), max(ends) or 100.0
+    low, high = min(ends), max(ends) or 100.0
+    if zero or low == high:
+        low = min(0.0, low)
     return {
         "field": field,
         "type": "quantitative",

@@ -197,9 +197,7 @@ def page(rows: Sequence[TrainRow]) -> Page:
     )
     last = {key: members[-1].rows[0] for key, members in ways.items()}
     heats = [
-        Chart(
-            panel.title, charts.heat(panel, 1, "epoch", "pruned fraction", panel.title), [_ends(panel)], told
-        )
+        Chart(panel.title, charts.heat(panel, 100, "epoch", "pruned (%)", panel.title), [_ends(panel)], told)
         for (network, how), row in last.items()
         for told in [{"network": network, "trained": how}]
         for panel in _over_time([row])
@@ -244,7 +242,7 @@ def _ends(panel: Panel) -> str:
     """In words, what a picture of layers over time ends with."""
     last = dict(zip(panel.rows, panel.values[:, -1], strict=True))
     most, least = max(last, key=lambda name: last[name]), min(last, key=lambda name: last[name])
-    ends = (f"{name.removesuffix('.weight')} ({100 * last[name]:.0f}%)" for name in (most, least))
+    ends = (f"{name.removesuffix('.weight')} ({last[name]:.0f}%)" for name in (most, least))
     return "At the end {} is pruned most, {} least.".format(*ends)
 
 
