@@ -342,6 +342,18 @@ def test_sensitivity_shows_itself_likewise(tmp_path: Path) -> None:
     assert again.setting.granularity == "kernel"
     [image] = found.plot().axes[0].images
     assert image.get_array().shape == (len(found.groups), 2)
+    file = tmp_path / "results.json"
+    stored = json.loads(file.read_text())
+    for points, said in (
+        (
+            [*stored["points"], {**stored["points"][1], "seed": 4}],
+            "one way to prune, and its rows differ in seed",
+        ),
+        (stored["points"][1:], "nothing of the unpruned network"),
+    ):
+        file.write_text(json.dumps({**stored, "points": points}))
+        with pytest.raises(ValueError, match=said):
+            Sensitivity.load(tmp_path)
 
 
 def test_a_pruning_prints_as_a_table_that_flags_emptied_layers() -> None:
