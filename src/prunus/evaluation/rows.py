@@ -54,7 +54,7 @@ VARIED = (
     "seed",
 )
 # The settings that rows tell by themselves, by which a results folder can grow; and what it is told in parts
-GROWS = ("p_prune", *(name for name in VARIED if name not in ("schedule", "rewind")))
+GROWS = tuple(field.name for field in fields(Setting))
 PARTS = ("networks", "training images")
 WORDS = ("schedule", "rewind", "granularity", "criterion", "scope", "norm", "passes")
 

@@ -36,12 +36,12 @@ class Outcome:
 
     @property
     def top1(self) -> tuple[float, float]:
-        """In whole: the mean over seeds, and how far its 95% interval reaches."""
+        """In percent: the mean over seeds, and how far its 95% interval reaches."""
         return mean_over([row.point.result.top1 for row in self.rows])
 
     @property
     def lost(self) -> tuple[float, float] | None:
-        """Likewise, what the dense network of the same seed has more, in wholeage points."""
+        """Likewise, what the dense network of the same seed has more, in percentage points."""
         dense = {row.run.setting.seed: row.point.result.top1 for row in self.dense}
         lost = [
             dense[row.run.setting.seed] - row.point.result.top1
