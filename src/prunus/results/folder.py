@@ -115,7 +115,7 @@ class ResultsFolder(Generic[R]):
             elif was != comes:
                 raise ValueError(
                     f"{self.path} holds results of other settings: {key:.50} was {was!r:.300}, "
-                    f"now {comes!r:.300}; choose another folder with -o"
+                    f"now {comes!r:.300}; choose another folder"
                 )
         return joined
 
