@@ -204,7 +204,8 @@ class ListedImages(Dataset[Any]):
     def __init__(self, root: Path, transform: Callable[[Any], Tensor]) -> None:
         listing = find_listing(root)
         if listing is None:
-            raise ValueError(f"{root} has none of {', '.join(known.table for known in LISTINGS)}")
+            tables = " or ".join(known.table for known in LISTINGS)
+            raise ValueError(f"{root} must hold {tables}, and images/")
         self.root, self.listing, self.transform = root, listing, transform
         self.examples = read_listing(root, listing)
 
