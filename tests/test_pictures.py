@@ -337,6 +337,8 @@ def test_sensitivity_shows_itself_likewise(tmp_path: Path) -> None:
         ]
         assert line.split()[3:] == [f"{probe.result.top1:.2f}" for probe in probes]
     found.save(tmp_path)
+    with pytest.raises(ValueError, match="does not hold such results"):
+        Points.load(tmp_path)  # whose weights are those of the whole network
     again = Sensitivity.load(tmp_path)
     assert (again.clean, again.probes, again.setting) == (found.clean, found.probes, found.setting)
     assert again.setting.granularity == "kernel"

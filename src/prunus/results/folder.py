@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from matplotlib.figure import Figure
 
+from prunus.evaluation.rows import check_stored
 from prunus.files import whole_file
 
 
@@ -98,8 +99,8 @@ class ResultsFolder(Generic[R]):
         """A row that can be shown and written again as it is."""
         row = self.layout.read(point)
         row.columns()
-        known = {name: value for name, value in row.stored().items() if name in point}
-        if json.dumps(known) != json.dumps(point) or row.item not in {row.item}:
+        check_stored(row.stored(), point)
+        if row.item not in {row.item}:
             raise ValueError("a row that was changed by hand")
         return row
 
