@@ -320,7 +320,7 @@ def test_corrupt_images(folder: Path, nets: Path, tmp_path: Path, capsys: pytest
     ]
     for workers in ("0", "1"):
         assert f"cannot read image {bad}" in error_of(capsys, 1, *command, "-j", workers)
-    assert main([*command, "--skip-bad-images", "-j", "1", "-b", "1"]) == 0
+    assert main([*command, "--skip-bad-images", "-j", "1", "-b", "1", "--quiet"]) == 0
     err = capsys.readouterr().err
     assert err.count("skipped unreadable image") == 2
     assert "2 unreadable images skipped" in err

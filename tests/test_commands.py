@@ -142,6 +142,7 @@ def test_the_settings_of_a_run_are_a_file_that_repeats_it(
             "Invalid value for '--criterion': 'size' is not one of magnitude, random",
         ),
         ("batch-size = 0", "Invalid value for '-b' / '--batch-size': 0 is not in the range x>=1"),
+        ("batch-size = true", "'true' is not a valid integer"),
         ("p-prune = 0.5.3", "is not TOML: "),
     ],
 )

@@ -188,9 +188,18 @@ def test_one_way_to_seed(call: str) -> None:
     generator = torch.Generator().manual_seed(3)
     assert found(generator) == found(torch.Generator().manual_seed(3)) != found(generator)
     assert torch.equal(torch.get_rng_state(), before)
-    for wrong in (-1, 0.5, "0", True):
-        with pytest.raises(ValueError, match=f"^seed must be a whole number from 0, got {wrong!r}"):
+    for wrong in (-1, 0.5, "0", True, 2**64):
+        with pytest.raises(
+            ValueError, match=f"^seed must be a whole number .* torch.Generator, got {wrong!r}"
+        ):
             found(wrong)
+
+
+def test_what_a_sweep_compares_is_of_one_seed() -> None:
+    generator = torch.Generator().manual_seed(3)
+    both = {"passes": ("both", "backward"), "granularity": ("weight", "kernel"), "seed": (generator, 5)}
+    points = prunus.sweep(small_net(), DATA, p_prune=0.5, p_bern=0.5, **both)  # type: ignore[arg-type]
+    assert len({point.setting.seed for point in points}) == 2
 
 
 def test_scores_and_draws_of_one_seed_are_not_the_same_numbers() -> None:

@@ -274,6 +274,7 @@ def _read_image(path: Path) -> None:
 
 
 def _read_list(path: Path) -> None:
+    (path.parent / "images").mkdir(exist_ok=True)
     for _ in Images(ListedImages(path.parent, Preprocessing(8).transform()), batch_size=4):
         pass
 

@@ -338,11 +338,25 @@ def test_sensitivity_shows_itself_likewise(tmp_path: Path) -> None:
         ]
         assert line.split()[3:] == [f"{probe.result.top1:.2f}" for probe in probes]
     found.save(tmp_path)
+    with pytest.raises(ValueError, match="does not hold such results"):
+        Points.load(tmp_path)  # whose weights are those of the whole network
     again = Sensitivity.load(tmp_path)
     assert (again.clean, again.probes, again.setting) == (found.clean, found.probes, found.setting)
     assert again.setting.granularity == "kernel"
     [image] = found.plot().axes[0].images
     assert image.get_array().shape == (len(found.groups), 2)
+    file = tmp_path / "results.json"
+    stored = json.loads(file.read_text())
+    for points, said in (
+        (
+            [*stored["points"], {**stored["points"][1], "seed": 4}],
+            "one way to prune, and its rows differ in seed",
+        ),
+        (stored["points"][1:], "nothing of the unpruned network"),
+    ):
+        file.write_text(json.dumps({**stored, "points": points}))
+        with pytest.raises(ValueError, match=said):
+            Sensitivity.load(tmp_path)
 
 
 def test_a_pruning_prints_as_a_table_that_flags_emptied_layers() -> None:

@@ -18,6 +18,7 @@ from torchvision.transforms.v2.functional import resize
 import prunus
 from prunus.cli.main import main
 from prunus.cli.transfer import transfer_command
+from prunus.inputs.listed import find_listing
 from prunus.inputs.networks import load_network
 from prunus.transfer.attacks import Iterative
 from prunus.transfer.pixels import Normalized
@@ -187,3 +188,13 @@ def test_our_attack_in_the_benchmark_is_ours(targeted: bool) -> None:
 
 def test_the_page_shows_the_class_as_it_is() -> None:
     assert EXAMPLE.read_text() in (ROOT / "docs" / "transferattack.md").read_text()
+
+
+def test_a_table_of_other_things_stands_before_no_folders_of_classes(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("id,breed\n")
+    (tmp_path / "val").mkdir()
+    assert find_listing(tmp_path) is None
+    (tmp_path / "images").mkdir()
+    found = find_listing(tmp_path)
+    assert found is not None
+    assert found.table == "labels.csv"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TypeAlias
 
 import numpy as np
 import torch
-
-from prunus.checks import check_whole
 
 Seed: TypeAlias = int | torch.Generator  # what `seed=` is everywhere
 
@@ -24,18 +23,22 @@ def generator_of(seed: Seed | None) -> torch.Generator | None:
     """
     if seed is None or isinstance(seed, torch.Generator):
         return seed
-    return torch.Generator().manual_seed(check_whole("seed", seed))
+    return torch.Generator().manual_seed(number_of(seed))
 
 
 def number_of(seed: Seed) -> int:
     """The seed as a number, for what numbers its draws or records them; of a generator, one drawn from it.
 
     Raises:
-        ValueError: neither a whole number nor a generator.
+        ValueError: neither a whole number that torch takes nor a generator.
     """
     if isinstance(seed, torch.Generator):
         return int(torch.randint(2**62, (), generator=seed, device=seed.device))
-    return check_whole("seed", seed)
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+        raise ValueError(
+            f"seed must be a whole number from 0, below 2**64, or a torch.Generator, got {seed!r}"
+        )
+    return int(seed)
 
 
 def mixed(*numbers: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 from prunus.application.places import Places
 from prunus.application.ruled import RuledLayer
+from prunus.table import Table
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,9 @@ class Report:
     def __repr__(self) -> str:
         seen = {place for layer in self.layers for place in layer.density}
         places = [field.name for field in fields(Places) if field.name in seen]
-        head = ["layer", *places, "saved", "way"]
+        head = ("layer", *places, "saved", "way")
         rows = [self._row(layer, places) for layer in self.layers]
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
+        lines = [str(Table(head, rows, named=len(head)))]
         lines += [f"{name}: dense, {reason}" for name, reason in self.dense.items()]
         return "\n".join([*lines, f"saved of all multiplications: {self.saved:.1%}"])
 

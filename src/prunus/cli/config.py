@@ -70,11 +70,11 @@ def _unknown(key: str, name: str, options: Mapping[str, click.Parameter], ctx: c
     return f"{ctx.command_path} has no option {key!r}{hint}"
 
 
-def _as_typed(value: Any) -> Any:
-    """As it would be given to the command: several with commas."""
+def _as_typed(value: Any) -> str:
+    """As it would be given to the command: several with commas; true, which only a flag takes, is no 1."""
     if isinstance(value, list):
-        return ",".join(map(str, value))
-    return value if isinstance(value, bool) else str(value)
+        return ",".join(map(_as_typed, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def config_of(ctx: click.Context) -> str:

@@ -51,4 +51,4 @@ def export_command(
     (network,) = networks.load(images)
     example = example_image(network, images.source())
     made = export(network.model, output, example, dynamic_batch=dynamic_batch, tolerance=tolerance)
-    tell({"network": network.name, **asdict(made), "files": [str(file) for file in made.files]}, str(made))
+    tell([{"network": network.name, **asdict(made), "files": list(map(str, made.files))}], str(made))

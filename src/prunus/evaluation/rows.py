@@ -54,7 +54,7 @@ VARIED = (
     "seed",
 )
 # The settings that rows tell by themselves, by which a results folder can grow; and what it is told in parts
-GROWS = ("p_prune", *(name for name in VARIED if name not in ("schedule", "rewind")))
+GROWS = tuple(field.name for field in fields(Setting))
 PARTS = ("networks", "training images")
 WORDS = ("network", "schedule", "rewind", "granularity", "criterion", "scope", "norm", "passes")
 
@@ -188,6 +188,17 @@ class ProbeRow(SweepRow):
         return cls(row.network, row.point, group, predicted)
 
 
+def check_stored(stored: Mapping[str, Any], point: Mapping[str, Any]) -> None:
+    """Refuse a point of a file that its row would not be stored as, but for columns of later versions.
+
+    Raises:
+        ValueError: it was changed, or the row is of another kind.
+    """
+    known = {name: value for name, value in stored.items() if name in point}
+    if json.dumps(known) != json.dumps(point):
+        raise ValueError("a row that was changed by hand, or of other results")
+
+
 RowT = TypeVar("RowT", bound=SweepRow)
 
 
@@ -208,7 +219,10 @@ def read_rows(
     file = folder / "results.json"
     text = file.read_text(encoding="utf-8")
     try:
-        rows = [read(point) for point in json.loads(text)["points"]]
+        points = json.loads(text)["points"]
+        rows = [read(point) for point in points]
+        for row, point in zip(rows, points, strict=True):
+            check_stored(row.stored(), point)
     except Exception as error:  # damaged files make for nearly any
         raise ValueError(f"{file} does not hold such results: {error!r:.300}") from error
     by_network: dict[str, list[RowT]] = {}

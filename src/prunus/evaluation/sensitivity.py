@@ -19,7 +19,7 @@ from prunus.checks import check_fraction, knows_keywords
 from prunus.evaluation.batches import with_example
 from prunus.evaluation.evaluate import Metric, Result, evaluate
 from prunus.evaluation.points import Point, Probe, Setting, by_name, setting_of
-from prunus.evaluation.rows import ProbeRow, read_rows
+from prunus.evaluation.rows import ProbeRow, read_rows, varied
 from prunus.evaluation.shown import Shown
 from prunus.selection.draw import Candidates
 from prunus.selection.ranking import Choice, Ranking, rank, seeded
@@ -66,9 +66,18 @@ class Sensitivity(Shown):
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], network: str | None = None) -> Sensitivity:
-        """That of a results folder, which `save` or `prunus sensitivity` wrote; see `prunus.Points.load`."""
+        """That of a results folder, which `save` or `prunus sensitivity` wrote; see `prunus.Points.load`.
+
+        Raises:
+            FileNotFoundError, ValueError: as there; or it holds several ways to prune, or was not finished.
+        """
         network, rows = read_rows(Path(folder), ProbeRow.read, network)
-        clean = next(row.point for row in rows if not row.group)
+        if differing := varied(rows):
+            names = ", ".join(differing)
+            raise ValueError(f"{folder} must hold one way to prune, and its rows differ in {names}")
+        clean = next((row.point for row in rows if not row.group), None)
+        if clean is None:
+            raise ValueError(f"{folder} holds nothing of the unpruned network: run the command to its end")
         return cls(clean.result, [row.probe for row in rows if row.group], clean.setting, network)
 
     def rows(self) -> list[ProbeRow]:

@@ -50,13 +50,14 @@ def grid(
     p_prune_of: str = "",
 ) -> list[Setting]:
     """Every combination, once; each argument is one value or several."""
+    seeds = [number_of(one) for one in _several(seed)]  # of a generator drawn once, or nothing would compare
     return [
         Setting(p, bern, piece, how, where, norm, mode, number, keep_at_least, coupled, p_prune_of)
         for piece in _several(granularity)
         for how in _several(criterion)
         for where in _several(scope)
         for mode in _several(passes)
-        for number in map(number_of, _several(seed))
+        for number in seeds
         for bern in _several(p_bern)
         for p in _several(p_prune)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from prunus.extras import need
 from prunus.inputs.listed import LISTINGS, find_listing, read_listing
 from prunus.inputs.named import open_named, split_name
 from prunus.inputs.networks import Network
+from prunus.weights import depth_outside
 
 Example = tuple[Tensor, int] | str
 Batch = tuple[Tensor, Tensor]
@@ -137,11 +138,12 @@ class Images:
                 yield batch
 
     def report(self, what: str) -> None:
-        """Name and count on standard error what could not be read for this."""
+        """Name and count, as warnings, what could not be read for this."""
         for bad in self.bad:
-            print(f"skipped unreadable image {bad}", file=sys.stderr)
+            warnings.warn(f"skipped unreadable image {bad}", stacklevel=depth_outside())
         if self.bad:
-            print(f"{what}: {len(self.bad)} unreadable images skipped", file=sys.stderr)
+            told = f"{what}: {len(self.bad)} unreadable images skipped"
+            warnings.warn(told, stacklevel=depth_outside())
 
 
 def in_memory(images: Images) -> TensorDataset:
@@ -202,7 +204,8 @@ class ListedImages(Dataset[Any]):
     def __init__(self, root: Path, transform: Callable[[Any], Tensor]) -> None:
         listing = find_listing(root)
         if listing is None:
-            raise ValueError(f"{root} has none of {', '.join(known.table for known in LISTINGS)}")
+            tables = " or ".join(known.table for known in LISTINGS)
+            raise ValueError(f"{root} must hold {tables}, and images/")
         self.root, self.listing, self.transform = root, listing, transform
         self.examples = read_listing(root, listing)
 

@@ -54,6 +54,8 @@ class Listed:
 
 def find_listing(root: Path) -> Listing | None:
     """How this folder lists its images, if it does."""
+    if not (root / "images").is_dir():  # folders of classes have tables of these names, too, of other things
+        return None
     return next((listing for listing in LISTINGS if (root / listing.table).is_file()), None)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from matplotlib.figure import Figure
 
+from prunus.evaluation.rows import check_stored
 from prunus.files import whole_file
 from prunus.results.page import Page, write_page
 
@@ -101,8 +102,8 @@ class ResultsFolder(Generic[R]):
         """A row that can be shown and written again as it is."""
         row = self.layout.read(point)
         row.columns()
-        known = {name: value for name, value in row.stored().items() if name in point}
-        if json.dumps(known) != json.dumps(point) or row.item not in {row.item}:
+        check_stored(row.stored(), point)
+        if row.item not in {row.item}:
             raise ValueError("a row that was changed by hand")
         return row
 
@@ -118,7 +119,7 @@ class ResultsFolder(Generic[R]):
             elif was != comes:
                 raise ValueError(
                     f"{self.path} holds results of other settings: {key:.50} was {was!r:.300}, "
-                    f"now {comes!r:.300}; choose another folder with -o"
+                    f"now {comes!r:.300}; choose another folder"
                 )
         return joined
 

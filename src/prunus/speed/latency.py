@@ -21,6 +21,7 @@ from prunus.macs import macs
 from prunus.speed.graphs import cloned, tensor_leaves
 from prunus.speed.memory import extra_memory
 from prunus.speed.runtimes import LIBRARIES, RUNTIMES, installed, run_torch
+from prunus.table import Table
 
 SHORTEST = 1e-3  # seconds: what takes less is called several times in a round
 
@@ -78,7 +79,7 @@ class Latency:
         return [row | {"apart": "inf"} if row["apart"] == float("inf") else row for row in rows]
 
     def __str__(self) -> str:
-        names = (
+        head = (
             "model",
             "runtime",
             "ms",
@@ -90,21 +91,10 @@ class Latency:
             "memory",
             "apart",
         )
-        lines = [names, *(_cells(row) for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        shown = [_line(cells, widths) for cells in lines]
+        lines = str(Table(head, [_cells(row) for row in self.rows], named=2)).splitlines()
         reasons = [row.reason and f"  {row.reason}" for row in self.rows]
-        table = [line + why for line, why in zip(shown, ["", *reasons], strict=True)]
+        table = [line + why for line, why in zip(lines, ["", *reasons], strict=True)]
         return "\n".join([*table, f"{self.rounds} rounds in turns, {self.threads} threads"])
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """The first two to the left, numbers to the right."""
-    padded = (
-        f"{cell:<{width}}" if number < 2 else f"{cell:>{width}}"
-        for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    )
-    return "  ".join(padded).rstrip()
 
 
 def _cells(row: Timing) -> tuple[str, ...]:
