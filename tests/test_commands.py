@@ -18,6 +18,7 @@ import pytest
 from safetensors.torch import save_file
 
 from prunus.cli.main import cli, main
+from prunus.files import only_writer
 from prunus.inputs import digits
 from prunus.results.folder import ResultsFolder
 
@@ -142,8 +143,13 @@ def test_the_settings_of_a_run_are_a_file_that_repeats_it(
             "Invalid value for '--criterion': 'size' is not one of magnitude, random",
         ),
         ("batch-size = 0", "Invalid value for '-b' / '--batch-size': 0 is not in the range x>=1"),
-        ("batch-size = true", "'true' is not a valid integer"),
+        ("batch-size = true", "'batch-size' cannot be True"),
         ("p-prune = 0.5.3", "is not TOML: "),
+        ("p-prune = 0.5\np_prune = 0.9", "'p_prune' says again what another name there says"),
+        ("layers = true", "'layers' cannot be True"),
+        ("seed = [1, true]", "'seed' cannot be [1, True]"),
+        ("scope = {a = 1}", "'scope' cannot be {'a': 1}"),
+        ("\N{ZERO WIDTH NO-BREAK SPACE}batch-size = 0", "Invalid value for '-b'"),  # as Notepad begins files
     ],
 )
 def test_files_of_options_that_cannot_be(
@@ -191,6 +197,20 @@ def test_for_programs_there_is_json_alone_and_silence(capsys: pytest.CaptureFixt
         lines = told.err.splitlines()
         assert all(line.startswith("warning: ") for line in lines)
         assert bool(lines) == (command[0] == "eval")  # a layer that is emptied is still told of
+
+
+def test_what_the_file_of_a_network_does_spoils_no_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nets = tmp_path / "nets.py"
+    nets.write_text('print("noise")\n' + NETS)
+    assert run("inspect", "-a", f"{nets}:Net", "--image-size", 8, "--json") == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)[0]["network"] == "Net"
+    assert told.err == "noise\n"
+    nets.write_text("raise SystemExit(0)")  # no success of ours
+    assert run("inspect", "-a", f"{nets}:Net") == 1
+    assert "raised SystemExit: 0" in capsys.readouterr().err
 
 
 def test_what_is_said_without_quiet_is_not_said_with_it(
@@ -252,6 +272,17 @@ def test_a_folder_grows_to_what_one_run_would_have_made(
     assert run(*SWEEP, "--weights", other, "--p-prune", "0.7", "-o", grown) == 1
     assert "networks was" in capsys.readouterr().err
     assert (grown / "results.json").read_bytes() == before
+
+
+def test_two_do_not_write_to_one_folder_at_once(
+    swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(swept, tmp_path / "out")
+    with only_writer(out):
+        assert run(*SWEEP, "--p-prune", "0.9", "-o", out) == 1
+    assert "another process is writing to" in capsys.readouterr().err
+    assert run(*SWEEP, "--p-prune", "0.9", "-o", out) == 0
+    assert len(rows_of(out)) == 3
 
 
 def test_training_images_may_come_to_a_folder_but_not_change(tmp_path: Path) -> None:

@@ -85,6 +85,25 @@ def _lock(held: int) -> bool | None:
     return True
 
 
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Of several processes that come here, the first alone goes on, until the block ends or the process.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    if fcntl is None:
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        if _lock(held) is False:
+            raise ValueError(f"another process is writing to {folder}: wait for it, or choose another folder")
+        yield
+    finally:
+        os.close(held)
+
+
 def _delete_leftovers(target: Path) -> None:
     """Delete what was to become `target` when a process was killed: nobody locks it any more."""
     if fcntl is None:  # another process may be about to rename what would be opened here

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext, redirect_stderr
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +78,13 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run it, with nothing on standard error where that is wanted."""
-        with redirect_stderr(StringIO()) if ctx.meta[f"{META}quiet"] else nullcontext():
+        """Run it, with nothing on standard error or besides JSON on standard output where that is wanted."""
+        ctx.meta[f"{META}stdout"] = sys.stdout
+        with ExitStack() as told:
+            if ctx.meta[f"{META}quiet"]:
+                told.enter_context(redirect_stderr(StringIO()))
+            if ctx.meta[f"{META}json"]:  # files of networks may print
+                told.enter_context(redirect_stdout(sys.stderr))
             return super().invoke(ctx)
 
 
@@ -121,7 +127,7 @@ def tell(result: Any, *lines: Table | str) -> None:
     if wants_json():
         # What is no number is null, which every reader takes
         finite = json.loads(json.dumps(result), parse_constant=lambda constant: None)
-        click.echo(json.dumps(finite, indent=1))
+        click.echo(json.dumps(finite, indent=1), file=click.get_current_context().meta[f"{META}stdout"])
         return
     for line in lines:
         click.echo(line) if isinstance(line, str) else show(line)

@@ -33,7 +33,7 @@ def configured(ctx: click.Context, parameter: click.Parameter, file: str | None)
     if file is None or ctx.resilient_parsing:
         return
     try:
-        told = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        told = tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))
     except ValueError as error:  # tomllib's, and of bytes that are no text
         raise click.UsageError(f"{file} is not TOML: {error}", ctx) from error
     others = [option for option in ctx.command.params if option is not parameter]
@@ -43,7 +43,12 @@ def configured(ctx: click.Context, parameter: click.Parameter, file: str | None)
         name = ctx.token_normalize_func(key) if ctx.token_normalize_func else key  # as on the command line
         if name not in options:
             raise click.UsageError(f"{file}: {_unknown(key, name, options, ctx)}", ctx)
-        read[str(options[name].name)] = _as_typed(value)
+        option = options[name]
+        if option.name in read:
+            raise click.UsageError(f"{file}: {key!r} says again what another name there says", ctx)
+        if not _can_be_given(value, option):
+            raise click.UsageError(f"{file}: {key!r} cannot be {value!r:.100}", ctx)
+        read[str(option.name)] = _as_typed(value)
     ctx.default_map = {**(ctx.default_map or {}), **read}
     ctx.meta[FILE] = file
 
@@ -70,11 +75,21 @@ def _unknown(key: str, name: str, options: Mapping[str, click.Parameter], ctx: c
     return f"{ctx.command_path} has no option {key!r}{hint}"
 
 
-def _as_typed(value: Any) -> str:
-    """As it would be given to the command: several with commas; true, which only a flag takes, is no 1."""
+def _can_be_given(value: Any, option: click.Parameter) -> bool:
+    """Whether TOML's kind of a value has a meaning: truths of flags; texts, numbers and lists of others."""
+    if isinstance(value, bool):
+        return getattr(option, "is_flag", False)
+    return all(
+        isinstance(one, str | int | float) and not isinstance(one, bool)
+        for one in (value if isinstance(value, list) else [value])
+    )
+
+
+def _as_typed(value: Any) -> Any:
+    """As it would be given to the command: several with commas."""
     if isinstance(value, list):
-        return ",".join(map(_as_typed, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        return ",".join(map(str, value))
+    return value if isinstance(value, bool) else str(value)
 
 
 def config_of(ctx: click.Context) -> str:

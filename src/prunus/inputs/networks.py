@@ -258,7 +258,7 @@ def _running(path: str, arch: str) -> Iterator[ModuleType]:
     try:
         spec.loader.exec_module(module)
         yield module
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script's exit is not ours
         raise ValueError(f"{arch} raised {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from prunus.files import only_writer
 from prunus.processes import Process
 from prunus.progress import Monitor
 from prunus.results.folder import Layout, ResultsFolder, Row, write_config
@@ -60,9 +61,24 @@ def run(
 
     Raises:
         KeyboardInterrupt: when interrupted; its message says what is saved, and where.
-        ValueError: the folder holds results of something else.
+        ValueError: the folder holds results of something else, or another process is writing to it.
     """
     process = process or Process()
+    with ExitStack() as alone:
+        if output and process.number == 0:  # or rows that it does not know of would be lost
+            output.mkdir(parents=True, exist_ok=True)
+            alone.enter_context(only_writer(output))
+        return _run(experiment, layout, output, options, process, config)
+
+
+def _run(
+    experiment: Experiment[ItemT, RowT],
+    layout: Layout[RowT],
+    output: Path | None,
+    options: Mapping[str, Any],
+    process: Process,
+    config: str,
+) -> Sequence[RowT]:
     record = {**options, **experiment.record()}
     part = 0 if experiment.together else process.number
     folder = ResultsFolder(output, record, layout, part) if output else None
