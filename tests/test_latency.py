@@ -146,7 +146,7 @@ def test_bench_from_the_shell(tmp_path: Path) -> None:
     assert dense["macs"] == pruned["macs"] > 3 * cut["macs"]
     assert dense["nonzero"] > pruned["nonzero"] > cut["nonzero"]
     assert rows[6]["macs"] == 4 * dense["macs"]
-    names = ["bench.csv", "bench.json", "bench.png", "bench.svg"]
+    names = ["bench.csv", "bench.json", "bench.png", "bench.svg", "config.toml"]
     assert sorted(path.name for path in (tmp_path / "speed").iterdir()) == names
     assert json.loads((tmp_path / "speed" / "bench.json").read_text()) == rows
     lines = list(csv.DictReader((tmp_path / "speed" / "bench.csv").open()))

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     cls=Option,
     group=RUN,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for bench.csv, bench.json, and bench.png and .svg.",
+    help="Folder for bench.csv, bench.json, bench.png and .svg, and config.toml.",
 )
 def bench_command(
     networks: WhichNetworks,
