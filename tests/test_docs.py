@@ -1,4 +1,4 @@
-"""The site has every page and public name once; `.ci/run` builds it, and its examples are tests themselves."""
+"""The site has every page and public name once; `.ci/run` builds it; its examples are tests themselves."""
 
 from __future__ import annotations
 

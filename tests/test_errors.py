@@ -191,6 +191,8 @@ def test_one_way_to_seed(call: str) -> None:
     for wrong in (-1, 0.5, "0", True):
         with pytest.raises(ValueError, match=f"^seed must be a whole number from 0, got {wrong!r}"):
             found(wrong)
+    with pytest.raises(ValueError, match=r"^seed must be below 2\*\*64, got"):
+        found(2**64)
 
 
 def test_scores_and_draws_of_one_seed_are_not_the_same_numbers() -> None:

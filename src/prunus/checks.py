@@ -105,6 +105,17 @@ def check_whole(argument: str, value: object, least: int = 0) -> int:
     return int(value)
 
 
+def check_seed(value: object) -> int:
+    """A whole number that torch can be seeded with.
+
+    Raises:
+        ValueError: something else.
+    """
+    if (seed := check_whole("seed", value)) >= 2**64:
+        raise ValueError(f"seed must be below 2**64, got {seed}")
+    return seed
+
+
 def check_flag(argument: str, value: object) -> bool:
     """True or False.
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from prunus.checks import check_whole
+from prunus.checks import check_seed
 
 Seed: TypeAlias = int | torch.Generator  # what `seed=` is everywhere
 
@@ -24,7 +24,7 @@ def generator_of(seed: Seed | None) -> torch.Generator | None:
     """
     if seed is None or isinstance(seed, torch.Generator):
         return seed
-    return torch.Generator().manual_seed(check_whole("seed", seed))
+    return torch.Generator().manual_seed(check_seed(seed))
 
 
 def number_of(seed: Seed) -> int:
@@ -35,7 +35,7 @@ def number_of(seed: Seed) -> int:
     """
     if isinstance(seed, torch.Generator):
         return int(torch.randint(2**62, (), generator=seed, device=seed.device))
-    return check_whole("seed", seed)
+    return check_seed(seed)
 
 
 def mixed(*numbers: int) -> int:

@@ -208,7 +208,10 @@ def read_rows(
     file = folder / "results.json"
     text = file.read_text(encoding="utf-8")
     try:
-        rows = [read(point) for point in json.loads(text)["points"]]
+        points = json.loads(text)["points"]
+        rows = [read(point) for point in points]
+        if any(not point.keys() <= row.stored().keys() for row, point in zip(rows, points, strict=True)):
+            raise ValueError("it tells more of each, as of what else was measured")
     except Exception as error:  # damaged files make for nearly any
         raise ValueError(f"{file} does not hold such results: {error!r:.300}") from error
     by_network: dict[str, list[RowT]] = {}
