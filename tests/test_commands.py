@@ -274,6 +274,13 @@ def test_a_folder_grows_to_what_one_run_would_have_made(
     assert (grown / "results.json").read_bytes() == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
+def test_folders_of_strange_names_have_settings_too(swept: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(swept, tmp_path / 'd\x7fe\nf "ü" #')
+    assert run(*SWEEP, "--p-prune", "0", "-o", out) == run("sweep", "--config", out / "config.toml") == 0
+    assert run(*SWEEP, "--p-prune", "0", "-o", shutil.copytree(swept, tmp_path / "\udcff")) == 0
+
+
 def test_two_do_not_write_to_one_folder_at_once(
     swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

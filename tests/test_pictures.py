@@ -286,6 +286,10 @@ def test_what_was_saved_is_what_the_command_writes_and_can_be_loaded(points: Poi
         [row] = csv.DictReader(file)
     assert (row["network"], row["acc1"]) == ("Sequential", str(round(points[0].result.top1, 4)))
     stored = json.loads((tmp_path / "a" / "results.json").read_text())
+    probes = {"points": [{**point, "group": "0.weight", "predicted": 0.1} for point in stored["points"]]}
+    (tmp_path / "results.json").write_text(json.dumps(probes))  # of a sensitivity, which holds no points
+    with pytest.raises(ValueError, match="does not hold such results"):
+        Points.load(tmp_path)
     stored["settings"] = {"data": "others"}
     (tmp_path / "a" / "results.json").write_text(json.dumps(stored))
     with pytest.raises(ValueError, match="holds results of other settings"):

@@ -99,6 +99,7 @@ def config_of(ctx: click.Context) -> str:
         value = ctx.params.get(str(option.name))
         if value not in (None, (), "") and not getattr(option, "hidden", False):
             key = _key(next(flag for flag in option.opts if flag[:2] == "--"))
-            # Of texts, numbers, truths and lists of them, JSON is TOML
-            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False, default=fspath)}")
+            # Of texts, numbers, truths and lists of them, JSON is TOML, but for one character
+            text = json.dumps(value, ensure_ascii=False, default=fspath).replace("\x7f", r"\u007F")
+            lines.append(f"{key} = {text}")
     return "\n".join([*lines, ""])

@@ -209,7 +209,8 @@ def _agree(was: Any, comes: Any) -> bool:
 def write_config(folder: Path, config: str) -> None:
     """Keep the options of a run, as `--config` takes them."""
     with whole_file(folder / "config.toml") as partial:
-        partial.write_text(config, encoding="utf-8")
+        # Names of files need not be text
+        partial.write_text(config, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
