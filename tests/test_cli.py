@@ -396,6 +396,24 @@ def test_inspect_counts_and_warns_of_emptied_layers(capsys: pytest.CaptureFixtur
     assert len(err.splitlines()) == 1
 
 
+def test_a_network_of_a_file_is_run_on_images_of_its_size(
+    folder: Path, nets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["inspect", "-a", f"{nets}:tiny", "--weights", "none", "--json"]
+    for more, told in (([], "3x224x224"), (["--image-size", "8"], ""), (["--data", str(folder)], "")):
+        assert main([*command, *more]) == 0
+        out, err = capsys.readouterr()
+        assert (told in err) if told else err == "", more
+        macs = json.loads(out)[0]["layers"][0]["macs"]
+        assert (macs > 1_000_000) == bool(told), more
+
+
+def test_weights_that_nobody_gave_are_said(nets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more, said in (([], 1), (["--weights", "none"], 0), (["-q"], 0)):
+        assert main(["inspect", "-a", f"{nets}:tiny", "--image-size", "8", *more]) == 0
+        assert capsys.readouterr().err.count("as no --weights are given") == said
+
+
 def test_a_layer_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nets = tmp_path / "nets.py"
     nets.write_text(

@@ -204,7 +204,7 @@ def test_what_the_file_of_a_network_does_spoils_no_output(
 ) -> None:
     nets = tmp_path / "nets.py"
     nets.write_text('print("noise")\n' + NETS)
-    assert run("inspect", "-a", f"{nets}:Net", "--image-size", 8, "--json") == 0
+    assert run("inspect", "-a", f"{nets}:Net", "--weights", "none", "--image-size", 8, "--json") == 0
     told = capsys.readouterr()
     assert json.loads(told.out)[0]["network"] == "Net"
     assert told.err == "noise\n"

@@ -162,7 +162,7 @@ def test_bench_of_single_weights_and_of_networks_as_they_are(capsys: pytest.Capt
     assert [row["weights"] for row in rows] == [weights, weights]
     assert main(options) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "digits:plain, 1 images at a time, cpu"
+    assert printed[0] == "digits:plain, inputs 1x1x8x8, cpu"
     assert len(printed) == 4
     assert main([*options, "--coupled"]) == 2
     assert "prune nothing without --p-prune" in capsys.readouterr().err

@@ -104,10 +104,11 @@ def bench_command(
                 threads=threads,
                 rounds=rounds,
             )
+            shape = "x".join(map(str, batch.shape))
             told = {"network": network.name, "batch_size": size, "device": str(place)}
             rows += [{**told, **row} for row in made.columns()]
             if not wants_json():
-                click.echo(f"{network.name}, {size} images at a time, {place}\n{made}")
+                click.echo(f"{network.name}, inputs {shape}, {place}\n{made}")
     tell(rows)
     if output:
         from prunus.results.speeds import write_speeds

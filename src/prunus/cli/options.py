@@ -113,7 +113,8 @@ WEIGHTS = option(
     recorded=False,
     type=Names(),
     help="One for each network, or one for all: a torchvision enum name, a state_dict file "
-    "or training checkpoint (.pth, .safetensors) or none.  [default: the pretrained ones]",
+    "or training checkpoint (.pth, .safetensors) or none.  [default: the pretrained ones; those that "
+    "FILE.py:callable returns]",
 )
 
 
@@ -141,6 +142,9 @@ class WhichNetworks:
         for network in networks:
             if network.unwrapped:
                 click.echo(network.unwrapped, err=True)
+            if network.code and self.weights is None:  # which may be random: only their author knows
+                told = "weights as its file makes them, as no --weights are given"
+                click.echo(f"{network.name}: {told}", err=True)
         return networks
 
 

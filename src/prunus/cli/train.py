@@ -96,7 +96,7 @@ class HowToTrain:
         "--retrain-epochs", type=click.IntRange(1), help="After each cut.  [default: --epochs]"
     )
     optimizer: str = option(
-        "--optimizer", type=Name(Known("training.optimizers", "OPTIMIZERS")), default="sgd", help="Its kind."
+        "--optimizer", type=Name(Known("training.optimizers", "OPTIMIZERS")), default="sgd", help="Optimizer."
     )
     lr: float | None = option(
         "--lr",
@@ -108,12 +108,14 @@ class HowToTrain:
         "--lr-schedule",
         type=Name(Known("training.learning_rates", "LEARNING_RATES")),
         default="cosine",
-        help="What comes of the learning rate.",
+        help="How the learning rate falls.",
     )
     warmup: float = option(
         "--warmup", type=click.FloatRange(0), default=0.0, help="Epochs over which the learning rate rises."
     )
-    weight_decay: float = option("--weight-decay", type=click.FloatRange(0), default=5e-4, help="Of all.")
+    weight_decay: float = option(
+        "--weight-decay", type=click.FloatRange(0), default=5e-4, help="Of all parameters."
+    )
     augment: Sequence[str] = option(
         "--augment",
         type=Names(Known("training.batches", "AUGMENTATIONS")),

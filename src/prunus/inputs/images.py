@@ -228,8 +228,16 @@ class ListedImages(Dataset[Any]):
 
 
 def example_image(network: Network, source: Source) -> Tensor:
-    """An image as the network takes it, as a batch: of those that come with it, or a synthetic one."""
-    made = source if network.bundled else replace(source, data=None, dummy=True)
+    """An image as the network takes it, as a batch: of those that come with it, or a synthetic one.
+
+    A network of a file brings no size: the first of DATA/val has it, or else a warning says what is taken.
+    """
+    read = bool(network.bundled or (network.code and source.data and (source.data / "val").is_dir()))
+    if network.code and not read and source.size is None:
+        size = f"3x{DUMMY_SIDE}x{DUMMY_SIDE}"
+        told = f"{network.name} is run on an image of {size}: give its --image-size, or --data"
+        warnings.warn(told, stacklevel=depth_outside())
+    made = source if read else replace(source, data=None, dummy=True)
     return first_image(read_dataset([network], made, network.transform))[None]
 
 

@@ -140,7 +140,8 @@ def accuracy(rows: Sequence[TrainRow]) -> Figure:
                 capsize=2,
             )
         low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -2), min(high, 102))  # intervals over two seeds reach far beyond
+        low = max(low, -2)  # intervals over two seeds reach far beyond
+        axes.set_ylim(low, min(high, 100 + 0.02 * (100 - low)))  # room for a marker, no tick past 100%
         axes.set_title(plain(network), fontsize=10)
         axes.set_xlabel("pruned weights (%)")
         axes.grid(alpha=0.3)
