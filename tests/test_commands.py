@@ -87,7 +87,7 @@ def test_help_and_completion_in_bash_do_not_wait_for_torch(
     if not (bash := shutil.which("bash")):
         pytest.skip("no bash")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert run("sweep", "--help-all") == 0
+    subprocess.run([sys.executable, "-m", "prunus", "sweep", "--help-all"], check=True, capture_output=True)
     program = tmp_path / "bin" / "prunus"
     program.parent.mkdir()
     (tmp_path / "blocked" / "torch").mkdir(parents=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from pathlib import Path
 import prunus
 from prunus.checks import names_of
 from prunus.files import whole_file
+
+IN_SESSION = "torch" in sys.modules  # and not in a process of the command's own
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,12 @@ class Known:
 
     @property
     def names(self) -> Sequence[str]:
-        """Its names and their forms, as they were when this code was last asked for them."""
+        """Its names and their forms, as they were when this code was last asked for them.
+
+        Where torch was there before, it saves no time, and the table itself has what a session added to it.
+        """
+        if IN_SESSION:
+            return list(names_of(self()))
         cache, stamp, key = _cache(), _stamp(), f"{self.module}.{self.table}"
         held: dict[str, list[str]] = {}
         with suppress(OSError, ValueError, LookupError, TypeError):  # none, of other code, or damaged
