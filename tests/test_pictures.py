@@ -65,6 +65,8 @@ def test_twelve_colours_can_be_told_apart(eyes: str) -> None:
     assert len(COLORS) == 12
     assert min(float(np.linalg.norm(a - b)) for a, b in combinations(found, 2)) > 15
     assert max(lightness for lightness, _, _ in found) < 85  # on white
+    if eyes == "all cones":
+        assert max(lightness for lightness, _, _ in found) < 61.6  # a contrast of 3
 
 
 def point(p_prune: float, top1: float, layers: dict[str, tuple[int, int]] | None = None, **how: Any) -> Point:

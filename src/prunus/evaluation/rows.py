@@ -253,6 +253,19 @@ def in_order(rows: Sequence[AnyRow], names: Sequence[str] = ("network", *VARIED,
     return [rows[at] for at in sorted(range(len(rows)), key=place)]
 
 
+def by_ratio(rows: Sequence[AnyRow]) -> dict[float, list[AnyRow]]:
+    """The rows of each ratio, from the lowest."""
+    found: dict[float, list[AnyRow]] = {}
+    for row in sorted(rows, key=lambda row: row.point.setting.p_prune):
+        found.setdefault(row.point.setting.p_prune, []).append(row)
+    return found
+
+
 def worded(name: str, value: object) -> str:
     """A value of a setting in a title or legend: what is a word stands alone."""
     return f"{value}" if name in WORDS else f"{name} {value}"
+
+
+def titled(told: Mapping[str, str]) -> str:
+    """What settings say of a curve or a panel, each as it is `worded`."""
+    return " · ".join(worded(*setting) for setting in told.items())

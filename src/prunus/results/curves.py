@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from prunus.evaluation.rows import GROWS, PARTS, SweepRow, in_order, varied, worded
+from prunus.evaluation.rows import GROWS, PARTS, SweepRow, by_ratio, in_order, varied, worded
 from prunus.results.figures import Picture, fit, font_size, name_curves
 from prunus.results.folder import Layout
 from prunus.results.page_sweep import page
@@ -41,13 +41,10 @@ class Curve:
     @property
     def points(self) -> NDArray[np.float64]:
         """By ratio, over the seeds: percent pruned; mean, lowest and highest value."""
-        by_ratio: dict[float, list[SweepRow]] = {}
-        for row in self.rows:
-            by_ratio.setdefault(row.point.setting.p_prune, []).append(row)
         found = []
-        for ratio in sorted(by_ratio):
-            pruned = [100 * row.point.pruned_fraction for row in by_ratio[ratio]]
-            values = [row.value for row in by_ratio[ratio]]
+        for alike in by_ratio(self.rows).values():
+            pruned = [100 * row.point.pruned_fraction for row in alike]
+            values = [row.value for row in alike]
             found.append((np.mean(pruned), np.mean(values), min(values), max(values)))
         return np.array(found).T
 

@@ -129,7 +129,7 @@ class ResultsFolder(Generic[R]):
         self._own.extend(rows)
         self._write_json(self._own)
         if not self.part:
-            self._write_csv("results", [row.columns() for row in self.rows])
+            write_csv(self.path / "results.csv", [row.columns() for row in self.rows])
 
     def _write_json(self, rows: Sequence[R]) -> None:
         points = [row.stored() for row in rows]
@@ -150,14 +150,11 @@ class ResultsFolder(Generic[R]):
         self._write_json(self.rows)
         for part in self.path.glob("results.part*.json"):
             part.unlink()
-        self._write_csv("results", [row.columns() for row in self.rows])
+        write_csv(self.path / "results.csv", [row.columns() for row in self.rows])
         if self.layout.summary:
-            self._write_csv("summary", self.layout.summary(self.rows))
+            write_csv(self.path / "summary.csv", self.layout.summary(self.rows))
         for name, draw in self.layout.figures.items():
-            figure = draw(self.rows)
-            for suffix in ("png", "svg"):
-                with whole_file(self.path / f"{name}.{suffix}") as partial:
-                    figure.savefig(partial, dpi=150)
+            write_picture(self.path / name, draw(self.rows))
         self._page_or_warning()
 
     def _page_or_warning(self) -> None:
@@ -183,14 +180,20 @@ class ResultsFolder(Generic[R]):
         config = beside["config.toml"].read_text(encoding="utf-8") if "config.toml" in beside else ""
         write_page(self.report, self.layout.page(self.rows), self.settings, config, list(beside))
 
-    def _write_csv(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        with (
-            whole_file(self.path / f"{name}.csv") as partial,
-            partial.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, list(lines[0]))
-            writer.writeheader()
-            writer.writerows(lines)
+
+def write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """A table, of the columns of its first line."""
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def write_picture(path: Path, figure: Figure) -> None:
+    """As PNG and SVG, by their suffixes."""
+    for suffix in ("png", "svg"):
+        with whole_file(path.parent / f"{path.name}.{suffix}") as partial:
+            figure.savefig(partial, dpi=150)
 
 
 def _either(was: Any, comes: Any) -> list[Any]:

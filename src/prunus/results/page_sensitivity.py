@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from prunus.evaluation.points import Probe
-from prunus.evaluation.rows import ProbeRow, value_of, varied
+from prunus.evaluation.rows import ProbeRow, titled, value_of, varied
 from prunus.evaluation.sensitivity import Sensitivity
 from prunus.results import page_charts as charts
 from prunus.results.page import Chart, Curve, Line, Page, Section
@@ -23,12 +23,12 @@ def page(rows: Sequence[ProbeRow]) -> Page:
     curves, spots, heats, words = list[Curve](), list[charts.Spot](), list[Chart](), list[str]()
     most = max((value_of(row.point.result) for row in rows), default=0.0) if not units.sign else 100
     for told, found in measured:
-        title, groups = " · ".join(told.values()), found.groups
+        title, groups = titled(told), found.groups
         for place, group in enumerate(found.ranked):
             name = " · ".join([title] * (len(measured) > 1) + [group.removesuffix(".weight")])
             spots += [_spot(len(curves), name, probe, units) for probe in groups[group]]
-            worst = min((probe.result for probe in groups[group]), key=value_of)
-            curves.append(Curve(name, told, f"{shown(worst)}{units.sign} at worst", place < SHOWN))
+            lowest = min((probe.result for probe in groups[group]), key=value_of)
+            curves.append(Curve(name, told, f"{shown(lowest)}{units.sign} at the lowest", place < SHOWN))
         first, last = (found.ranked[place].removesuffix(".weight") for place in (0, -1))
         words.append(
             f"{title}: {shown(found.clean)}{units.sign} unpruned. Of {len(groups)}, {first} is the most "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunus.evaluation.rows import SweepRow, varied, worded
+from prunus.evaluation.rows import SweepRow, by_ratio, titled, varied
 from prunus.results import page_charts as charts
 from prunus.results.page import Chart, Curve, Line, Page, Section, Told
 from prunus.results.panels import Panel
@@ -73,15 +73,12 @@ class _Way:
 
     @property
     def title(self) -> str:
-        return " · ".join(worded(*setting) for setting in self.told.items()) or self.rows[0].network
+        return titled(self.told) or self.rows[0].network
 
     @property
     def sums(self) -> list[_Sum]:
         """Ratio by ratio."""
-        by_ratio: dict[float, list[SweepRow]] = {}
-        for row in self.rows:
-            by_ratio.setdefault(row.point.setting.p_prune, []).append(row)
-        return [_Sum(by_ratio[ratio]) for ratio in sorted(by_ratio)]
+        return [_Sum(alike) for alike in by_ratio(self.rows).values()]
 
     @property
     def ends(self) -> str:

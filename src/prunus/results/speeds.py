@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 from prunus.files import whole_file
 from prunus.results.figures import Picture, fit, legend_outside
-from prunus.results.folder import write_config
+from prunus.results.folder import write_config, write_csv, write_picture
 from prunus.results.palette import color, plain
 
 
@@ -22,17 +21,8 @@ def write_speeds(rows: Sequence[Mapping[str, Any]], folder: Path, config: str) -
     write_config(folder, config)
     with whole_file(folder / "bench.json") as partial:
         partial.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    with (
-        whole_file(folder / "bench.csv") as partial,
-        partial.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    figure = speeds(rows)
-    for suffix in ("png", "svg"):
-        with whole_file(folder / f"bench.{suffix}") as partial:
-            figure.savefig(partial, dpi=150)
+    write_csv(folder / "bench.csv", rows)
+    write_picture(folder / "bench", speeds(rows))
 
 
 def speeds(rows: Sequence[Mapping[str, Any]]) -> Figure:

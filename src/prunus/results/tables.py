@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from prunus.evaluation.evaluate import Result
-from prunus.evaluation.rows import ProbeRow, SweepRow, varied, worded
+from prunus.evaluation.rows import ProbeRow, SweepRow, titled, varied
 from prunus.evaluation.sensitivity import Sensitivity
 from prunus.masks import Masks, table_of
 from prunus.table import Table
@@ -112,7 +112,7 @@ def units_of(rows: Sequence[SweepRow]) -> Units:
 def panels(rows: Sequence[ProbeRow]) -> Iterator[tuple[str, Sensitivity]]:
     """Probes that differ in group and ratio alone, and what sets them apart."""
     for told, found in probed(rows):
-        yield " · ".join(worded(*setting) for setting in told.items()), found
+        yield titled(told), found
 
 
 def probed(rows: Sequence[ProbeRow]) -> Iterator[tuple[dict[str, str], Sensitivity]]:
